@@ -1,0 +1,1 @@
+"""One LightningModule per paper: its loss and its metrics."""

@@ -1,0 +1,129 @@
+"""Supervised classification with manual optimisation: what the image papers share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class Classifier(pl.LightningModule):
+    """Cross-entropy training of ``model``; validation and test report accuracy and loss.
+
+    The first test loader of the data module is the clean test split; each further one is a corrupted copy whose name
+    is in ``datamodule.test_names``, and the mean of their accuracies is ``test/corrupted_accuracy``.
+
+    Args:
+        model: maps inputs (B, ...) to logits (B, num_classes).
+        optimizer: factory taking named parameters.
+        schedule: factory taking the optimiser and ``max_steps``; it is stepped after every optimiser step.
+        num_classes: number of classes.
+        max_steps: optimiser steps of the whole run.
+        max_grad_norm: clip the global gradient norm to this value; None does not clip.
+        criterion: mean loss of (logits, labels); default cross-entropy.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., LRScheduler],
+        num_classes: int,
+        max_steps: int,
+        max_grad_norm: float | None = None,
+        criterion: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.optimizer_factory = optimizer
+        self.schedule_factory = schedule
+        self.max_steps = max_steps
+        self.max_grad_norm = max_grad_norm
+        self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        self.num_classes = num_classes
+        self._metrics = nn.ModuleDict()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(inputs)
+        return logits
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer_factory(self.model.named_parameters())
+        return [optimizer], [self.schedule_factory(optimizer, max_steps=self.max_steps)]
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = self.optimizer_step(*batch)
+        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        self.log_step({"train/loss": loss})
+        return loss
+
+    def optimizer_step(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """One update of the weights on one batch; returns the detached mean loss at the weights before it."""
+        optimizer = self.optimizers()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        loss = self.criterion(self.model(inputs), labels)
+        self.manual_backward(loss)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm, foreach=True)
+        optimizer.step()  # type: ignore[union-attr]
+        return loss.detach()
+
+    def log_step(self, values: dict[str, torch.Tensor]) -> None:
+        """Log scalars of this optimiser step, every ``trainer.log_every_n_steps`` steps: the only host sync."""
+        step = self.trainer.global_step
+        if step % self.trainer.log_every_n_steps or self.logger is None:
+            return
+        metrics = {name: float(value) for name, value in values.items()}
+        metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.logger.log_metrics(metrics, step)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self._compute("val").items():
+            self.log(name, value)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        names = getattr(self.trainer.datamodule, "test_names", ["clean"])  # type: ignore[attr-defined]
+        self._evaluate("test" if dataloader_idx == 0 else f"test/corrupted/{names[dataloader_idx]}", batch)
+
+    def on_test_epoch_end(self) -> None:
+        metrics = self._compute("test")
+        corrupted = [v for name, v in metrics.items() if name.startswith("test/corrupted/")]
+        if corrupted:
+            metrics["test/corrupted_accuracy"] = torch.stack(corrupted).mean()
+        for name, value in metrics.items():
+            self.log(name, value)
+
+    def _evaluate(self, prefix: str, batch: Any) -> None:
+        inputs, labels = batch
+        logits = self.model(inputs)
+        key = prefix.replace(".", "_dot_")
+        if key not in self._metrics:
+            accuracy = MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)
+            self._metrics[key] = nn.ModuleDict({"accuracy": accuracy, "loss": MeanMetric()}).to(self.device)
+        metrics: Any = self._metrics[key]
+        metrics["accuracy"].update(logits, labels)
+        if not prefix.startswith("test/"):
+            metrics["loss"].update(self.criterion(logits, labels), weight=len(labels))
+
+    def _compute(self, split: str) -> dict[str, torch.Tensor]:
+        values: dict[str, torch.Tensor] = {}
+        for key, metrics in self._metrics.items():
+            prefix = key.replace("_dot_", ".")
+            if prefix == split:
+                values |= {f"{prefix}/{name}": metric.compute() for name, metric in metrics.items()}  # type: ignore
+            elif prefix.startswith(f"{split}/"):
+                values[prefix] = metrics["accuracy"].compute()  # type: ignore[index]
+            else:
+                continue
+            for metric in metrics.values():  # type: ignore[operator]
+                metric.reset()
+        return values

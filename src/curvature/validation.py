@@ -1,0 +1,57 @@
+"""What every run's config must hold, checked before anything heavy is imported."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from curvature.errors import ConfigError
+
+SCALES = ("smoke", "desk", "lab", "paper")
+PARTS = ("data", "module")
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check the keys that the engine itself reads. Parts check their own arguments when they are built.
+
+    Raises:
+        ConfigError: naming the key, the value and what is allowed.
+    """
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(getattr(error, "full_key", None) or "config"), None, str(error).splitlines()[0]) from None
+    if not cfg.paper:
+        raise ConfigError("experiment", None, "choose an experiment, e.g. experiment=sam_vit")
+    if cfg.scale not in SCALES:
+        raise ConfigError("scale", cfg.scale, f"one of {', '.join(SCALES)}")
+    _integer("seed", cfg.seed, least=0, most=2**32 - 1)
+    _integer("max_steps", cfg.max_steps, least=1)
+    _integer("checkpoint.every_n_steps", cfg.checkpoint.every_n_steps, least=1)
+    if cfg.threads is not None:
+        _integer("threads", cfg.threads, least=1)
+    _number("lr", cfg.lr, above=0.0)
+    _number("weight_decay", cfg.weight_decay, least=0.0)
+    for part in PARTS:
+        if cfg.get(part) is None or "_target_" not in cfg[part]:
+            raise ConfigError(part, cfg.get(part), "a config with a _target_; see the group's files in conf/")
+    outputs = Path(cfg.outputs)
+    if outputs.exists() and not outputs.is_dir():
+        raise ConfigError("outputs", cfg.outputs, "a directory, or a path where one can be made")
+    if cfg.data_root is not None and not Path(cfg.data_root).is_dir():
+        raise ConfigError("data_root", cfg.data_root, "an existing directory (also settable as CURVATURE_DATA)")
+
+
+def _integer(key: str, value: Any, least: int, most: int | None = None) -> None:
+    inside = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not inside or (most is not None and value > most):
+        bounds = f"an integer >= {least}" if most is None else f"an integer between {least} and {most}"
+        raise ConfigError(key, value, bounds)
+
+
+def _number(key: str, value: Any, least: float | None = None, above: float | None = None) -> None:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool) and float("-inf") < value < float("inf")
+    if not numeric or (least is not None and value < least) or (above is not None and value <= above):
+        bounds = f"a finite number >= {least}" if least is not None else f"a finite number > {above}"
+        raise ConfigError(key, value, bounds)
