@@ -25,6 +25,7 @@ from curvature.validation import validate
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from curvature.data.stream import StreamedDataModule
     from curvature.tracking import NullTracker, Tracker
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def global_rank() -> int:
 class _Parts:
     """Everything instantiated from one config."""
 
-    datamodule: "pl.LightningDataModule"
+    datamodule: "StreamedDataModule"
     module: "pl.LightningModule"
     callbacks: list[Any]
 
@@ -204,8 +205,7 @@ def _train_and_test(
     with _config_errors():
         trainer = pl.Trainer(
             **_trainer_options(options),
-            max_steps=cfg.max_steps,
-            max_epochs=-1,
+            max_epochs=1,
             logger=RunLogger(tracker),
             callbacks=[*own, *parts.callbacks],
             enable_checkpointing=False,
@@ -218,9 +218,8 @@ def _train_and_test(
     for path in damaged:
         fallback = f"continuing from {resume_from.name}" if resume_from else "starting from the beginning"
         log.warning("checkpoint %s is damaged; %s", path, fallback)
-    if resume_from is not None:
-        position = _position(resume_from)
-        parts.datamodule.resume_at(position["epoch"], position["batches"])
+    done = _batches_done(resume_from) if resume_from is not None else 0
+    parts.datamodule.stream(cfg.max_steps, done)
     trainer.fit(
         parts.module,
         datamodule=parts.datamodule,
@@ -252,11 +251,10 @@ def _trainer_options(options: dict[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _position(checkpoint: Path) -> dict[str, Any]:
+def _batches_done(checkpoint: Path) -> int:
     import torch
 
-    position: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")["curvature"]
-    return position
+    return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["curvature"]["batches"])
 
 
 def _save_weights(module: "pl.LightningModule", path: Path) -> None:

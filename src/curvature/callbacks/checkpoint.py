@@ -20,7 +20,7 @@ class ResumableCheckpoint(pl.Callback):
 
     A checkpoint is taken at the start of a batch, before it is used, so that everything the batch before it caused
     (optimiser step, schedule, validation) is inside and nothing else is. Generator states are restored right before
-    the first batch of the resumed run; the position in the data goes to ``datamodule.resume_at(epoch, batches)``.
+    the first batch of the resumed run; the number of batches used goes to ``datamodule.stream``.
 
     Args:
         directory: where ``last.ckpt`` and ``previous.ckpt`` are written.
@@ -90,12 +90,12 @@ class ResumableCheckpoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        checkpoint["curvature"] = {
-            "epoch": trainer.fit_loop.epoch_progress.current.processed,
-            "batches": progress.current.completed,
-            "generators": generator_states(),
-        }
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        # The batch about to begin has been counted as ready; in the checkpoint nothing of it must remain.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts["ready"] = counts["completed"]
+        checkpoint["curvature"] = {"batches": batches, "generators": generator_states()}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -40,7 +40,7 @@ class ProgressBar(pl.callbacks.ProgressBar):
             TextColumn("{task.fields[note]}"),
             auto_refresh=False,
         )
-        total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
+        total = int(trainer.num_training_batches)
         self._task = self._bar.add_task("training", total=total, completed=trainer.global_step, note="")
         self._bar.start()
 

@@ -87,8 +87,7 @@ class Classifier(pl.LightningModule):
         self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        for name, value in self._compute("val").items():
-            self.log(name, value)
+        self._report(self._compute("val"))
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         names = getattr(self.trainer.datamodule, "test_names", ["clean"])  # type: ignore[attr-defined]
@@ -99,8 +98,12 @@ class Classifier(pl.LightningModule):
         corrupted = [v for name, v in metrics.items() if name.startswith("test/corrupted/")]
         if corrupted:
             metrics["test/corrupted_accuracy"] = torch.stack(corrupted).mean()
-        for name, value in metrics.items():
-            self.log(name, value)
+        self._report(metrics)
+
+    def _report(self, metrics: dict[str, torch.Tensor]) -> None:
+        self.log_dict(metrics, logger=False)
+        if self.logger is not None:
+            self.logger.log_metrics({name: float(value) for name, value in metrics.items()}, self.trainer.global_step)
 
     def _evaluate(self, prefix: str, batch: Any) -> None:
         inputs, labels = batch
