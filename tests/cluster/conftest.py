@@ -1,0 +1,21 @@
+"""A real Slurm cluster of two nodes for the tests of this folder, started once."""
+
+from collections.abc import Iterator
+
+import pytest
+from slurm_harness import SlurmCluster, start_cluster, stop_cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    cluster = start_cluster(tmp_path_factory.mktemp("slurm"))
+    yield cluster
+    stop_cluster(cluster)
+
+
+@pytest.fixture
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A second cluster, side by side with the first, that a test may break."""
+    cluster = start_cluster(tmp_path_factory.mktemp("own"))
+    yield cluster
+    stop_cluster(cluster)
