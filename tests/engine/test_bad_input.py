@@ -64,7 +64,5 @@ def test_help_is_free_of_heavy_imports():
         "try: runpy.run_path('run.py', run_name='__main__')\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'mlflow', 'timm', 'pytorch_lightning'} & set(sys.modules)\nprint('HEAVY', sorted(heavy))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert "HEAVY []" in result.stdout, result.stdout + result.stderr

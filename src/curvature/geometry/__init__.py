@@ -1,0 +1,1 @@
+"""Manifolds: batched, differentiable maps on stacks of matrices."""

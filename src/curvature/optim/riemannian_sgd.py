@@ -1,0 +1,98 @@
+"""Riemannian SGD with momentum for stacks of class subspaces (Wang et al., ICCV 2023, section 3)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from curvature.errors import ConfigError
+from curvature.geometry import grassmann
+
+TRANSPORTS = ("projection", "raw", "exact")
+
+
+class RiemannianSGD(Optimizer):
+    """SGD with momentum on Gr(n, k), for parameters of shape (C, n, k) with orthonormal columns.
+
+    One step, with D the Euclidean gradient and P the horizontal projection at S:
+
+    * ``projection``: G = P D, M = momentum * P M_prev + G (P approximates parallel transport);
+    * ``exact``: as above with M_prev carried by exact parallel transport when S moved;
+    * ``raw``: the buffer accumulates unprojected D and is projected for the move only, as in the released code;
+
+    then S moves along the geodesic in the direction -M for time lr. Weight decay does not exist here: it is meaningless
+    on a subspace.
+
+    Args:
+        params: tensors (C, n, k), or groups of them.
+        lr: step length along the geodesic; > 0.
+        momentum: in [0, 1).
+        transport: one of ``projection``, ``raw``, ``exact``.
+        reorth_every: restore exact orthonormality every so many steps of a parameter; 0 never does.
+
+    Raises:
+        ConfigError: an argument is out of range, or a parameter is not (C, n, k) with n >= k.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        transport: str = "projection",
+        reorth_every: int = 5,
+    ) -> None:
+        if not lr > 0:
+            raise ConfigError("optimizer.lr", lr, "a number > 0")
+        if not 0.0 <= momentum < 1.0:
+            raise ConfigError("optimizer.momentum", momentum, "a number in [0, 1)")
+        if transport not in TRANSPORTS:
+            raise ConfigError("optimizer.transport", transport, f"one of {', '.join(TRANSPORTS)}")
+        if reorth_every < 0:
+            raise ConfigError("optimizer.reorth_every", reorth_every, "an integer >= 0")
+        defaults = {"lr": lr, "momentum": momentum, "transport": transport, "reorth_every": reorth_every}
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            for point in group["params"]:
+                if point.dim() != 3 or point.shape[-2] < point.shape[-1]:
+                    shape = tuple(point.shape)
+                    raise ConfigError("optimizer.params", shape, "class subspaces of shape (C, n, k) with n >= k")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update of every parameter that has a gradient; returns what ``closure`` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for point in group["params"]:
+                if point.grad is not None:
+                    self._update(point, group)
+        return loss
+
+    def _update(self, point: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[point]
+        if not state:
+            state["step"] = 0
+            state["momentum_buffer"] = torch.zeros_like(point)
+        buffer: Tensor = state["momentum_buffer"]
+        momentum, transport = group["momentum"], group["transport"]
+        if transport == "raw":
+            buffer.mul_(momentum).add_(point.grad)
+            direction = grassmann.project(point, buffer)
+        else:
+            # Projection is linear and the exact transport has already left the buffer horizontal.
+            buffer.mul_(momentum).add_(point.grad)
+            buffer.copy_(grassmann.project(point, buffer))
+            direction = buffer
+        lr = -float(group["lr"])
+        moved = grassmann.exp(point, direction, lr)
+        if transport == "exact":
+            buffer.copy_(grassmann.transport(point, direction, buffer, lr))
+        state["step"] += 1
+        if group["reorth_every"] and state["step"] % group["reorth_every"] == 0:
+            moved, _ = grassmann.reorthonormalise(moved)
+        point.copy_(moved)

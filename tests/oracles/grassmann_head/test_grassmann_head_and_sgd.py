@@ -1,0 +1,234 @@
+"""Closed-form facts of the Grassmann class head and of Riemannian SGD (float64)."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from curvature.errors import ConfigError
+from curvature.geometry import grassmann
+from curvature.models.heads import CosineHead, GrassmannHead
+from curvature.optim.riemannian_sgd import RiemannianSGD
+
+
+def make(n, classes, k):
+    """A float64 head whose bases are orthonormal to float64 accuracy."""
+    head = GrassmannHead(n, classes, subspace_dim=k).double()
+    head.subspaces.data, _ = grassmann.reorthonormalise(head.subspaces.data)
+    return head
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return make(10, 6, 3)
+
+
+def batch(n=10, size=16):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(size, n, dtype=torch.float64, generator=generator)
+    return features, torch.randint(0, 6, (size,), generator=generator)
+
+
+def test_logits_are_bounded_and_depend_on_the_span_alone(head):
+    features, _ = batch()
+    logits = head(features)
+    assert (logits >= 0).all() and (logits <= head.scale).all()
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
+    head.subspaces.data = head.subspaces.data @ rotation
+    torch.testing.assert_close(head(features), logits, atol=1e-10, rtol=0)
+    torch.testing.assert_close(head(-3.0 * features), logits, atol=1e-10, rtol=0)
+
+
+def test_full_dimension_gives_log_c():
+    head = make(4, 5, 4)
+    logits = head(torch.randn(7, 4, dtype=torch.float64))
+    torch.testing.assert_close(logits, torch.full_like(logits, 25.0))
+    loss = F.cross_entropy(logits, torch.zeros(7, dtype=torch.long))
+    assert loss.item() == pytest.approx(math.log(5), abs=1e-10)
+
+
+def test_orthogonal_subspaces_that_fill_the_space():
+    head = make(6, 3, 2)
+    head.subspaces.data = torch.eye(6, dtype=torch.float64).reshape(6, 3, 2).permute(1, 0, 2)
+    squares = head(torch.randn(5, 6, dtype=torch.float64)).square().sum(-1)
+    torch.testing.assert_close(squares, torch.full_like(squares, 625.0))
+
+
+def test_cross_entropy_floor():
+    logits = torch.zeros(1, 1000, dtype=torch.float64)
+    logits[0, 0] = 25.0
+    loss = F.cross_entropy(logits, torch.tensor([0]))
+    assert loss.item() == pytest.approx(1.387406e-8, rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "k", "mean"), [(2048, 8, 1.514733), (64, 8, 8.601108)])
+def test_expected_logit_at_random_initialisation(n, k, mean):
+    torch.manual_seed(0)
+    logits = make(n, 300, k)(torch.randn(200, n, dtype=torch.float64))
+    squares = logits.square()
+    assert squares.mean().item() == pytest.approx(625.0 * k / n, rel=0.02)
+    assert logits.mean().item() == pytest.approx(mean, rel=0.01)
+
+
+def test_gradients_equal_the_formulas(head):
+    features, labels = batch()
+    features.requires_grad_(True)
+    F.cross_entropy(head(features), labels).backward()
+    with torch.no_grad():
+        norms = features.norm(dim=-1, keepdim=True)
+        unit = features / norms
+        coordinates = torch.einsum("bn,cnk->bck", unit, head.subspaces)
+        radii = coordinates.norm(dim=-1)
+        error = (torch.softmax(head.scale * radii, -1) - F.one_hot(labels, 6)) / len(labels)
+        weight = head.scale * error / radii
+        on_subspaces = torch.einsum("bc,bn,bck->cnk", weight, unit, coordinates)
+        on_unit = torch.einsum("bc,cnk,bck->bn", weight, head.subspaces, coordinates)
+        on_features = (on_unit - unit * (unit * on_unit).sum(-1, keepdim=True)) / norms
+    torch.testing.assert_close(head.subspaces.grad, on_subspaces, atol=1e-10, rtol=0)
+    torch.testing.assert_close(features.grad, on_features, atol=1e-10, rtol=0)
+    assert (features * features.grad).sum(-1).abs().max() < 1e-10
+
+
+def test_dead_features_give_no_nan(head):
+    features = torch.zeros(2, 10, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(head(features), torch.tensor([0, 1])).backward()
+    assert head.subspaces.grad.isfinite().all() and features.grad.isfinite().all()
+
+
+def test_one_dimension_is_the_absolute_cosine():
+    grassmann_head, cosine = make(8, 5, 1), CosineHead(8, 5).double()
+    cosine.weight.data = grassmann_head.subspaces.data.squeeze(-1)
+    features = torch.randn(9, 8, dtype=torch.float64)
+    torch.testing.assert_close(grassmann_head(features), cosine(features).abs(), atol=1e-10, rtol=0)
+
+
+def test_parameter_counts_of_the_paper_scale_head():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in GrassmannHead(2048, 1000, subspace_dim=8).parameters()) == 16_384_000
+
+
+@pytest.mark.parametrize("subspace_dim", [0, 11])
+def test_impossible_dimension_is_refused(subspace_dim):
+    with pytest.raises(ConfigError, match="subspace_dim"):
+        GrassmannHead(10, 3, subspace_dim=subspace_dim)
+
+
+def train(head, transport, steps=3, **options):
+    optimizer = RiemannianSGD(head.parameters(), lr=0.05, transport=transport, **options)
+    features, labels = batch()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(head(features), labels).backward()
+        optimizer.step()
+    return optimizer
+
+
+def dense_reference(start, transport, steps=3, lr=0.05, mu=0.9):
+    """The step rule with n x n matrix exponentials."""
+    features, labels = batch()
+    head = make(10, 6, 3)
+    point, buffer = start.clone(), torch.zeros_like(start)
+    for _ in range(steps):
+        head.subspaces.data = point
+        head.zero_grad()
+        F.cross_entropy(head(features), labels).backward()
+        gradient = head.subspaces.grad
+        if transport == "raw":
+            buffer = mu * buffer + gradient
+            direction = grassmann.project(point, buffer)
+        else:
+            previous = grassmann.project(point, buffer) if transport == "projection" else buffer
+            buffer = mu * previous + grassmann.project(point, gradient)
+            direction = buffer
+        rotation = torch.linalg.matrix_exp(-lr * (direction @ point.mT - point @ direction.mT))
+        point = rotation @ point
+        if transport == "exact":
+            buffer = rotation @ buffer
+    return point
+
+
+@pytest.mark.parametrize("transport", ["projection", "raw", "exact"])
+def test_steps_equal_the_dense_rule(head, transport):
+    start = head.subspaces.detach().clone()
+    train(head, transport, reorth_every=0)
+    expected = dense_reference(start, transport)
+    torch.testing.assert_close(head.subspaces.detach(), expected, atol=1e-10, rtol=0)
+
+
+def test_transports_differ_after_a_few_steps():
+    results = []
+    for transport in ("projection", "raw", "exact"):
+        torch.manual_seed(0)
+        head = make(10, 6, 3)
+        train(head, transport)
+        results.append(head.subspaces @ head.subspaces.mT)
+    assert all((a - b).abs().max() > 1e-6 for a, b in [(results[0], results[1]), (results[0], results[2])])
+
+
+def test_stays_orthonormal_over_many_steps(head):
+    train(head, "projection", steps=200)
+    eye = torch.eye(3, dtype=torch.float64)
+    assert (head.subspaces.mT @ head.subspaces - eye).abs().max() < 1e-12
+
+
+def test_descent_to_first_order(head):
+    features, labels = batch()
+    loss = F.cross_entropy(head(features), labels)
+    loss.backward()
+    squared = grassmann.project(head.subspaces, head.subspaces.grad).square().sum()
+    for lr in (1e-4, 1e-5):
+        moved = make(10, 6, 3)
+        moved.load_state_dict(head.state_dict())
+        moved.subspaces.grad = head.subspaces.grad.clone()
+        RiemannianSGD(moved.parameters(), lr=lr, momentum=0.0).step()
+        change = F.cross_entropy(moved(features), labels) - loss
+        assert change.item() == pytest.approx(-lr * squared.item(), rel=20 * lr * squared.item() + 1e-3)
+
+
+def test_converges_to_the_top_principal_subspace():
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(200, 8, dtype=torch.float64, generator=generator) * torch.arange(8, 0, -1)
+    point = torch.nn.Parameter(grassmann.random_point(1, 8, 3, dtype=torch.float64, generator=generator))
+    optimizer = RiemannianSGD([point], lr=2e-3, momentum=0.9)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        (-0.5 * (data @ point).square().sum(-1).mean()).backward()
+        optimizer.step()
+    top = torch.linalg.svd(data, full_matrices=False).Vh[:3].mT
+    torch.testing.assert_close(point[0] @ point[0].mT, top @ top.mT, atol=1e-8, rtol=0)
+
+
+def test_zero_and_missing_gradients_leave_the_point(head):
+    before = head.subspaces.detach().clone()
+    optimizer = RiemannianSGD(head.parameters(), lr=0.1, reorth_every=0)
+    optimizer.step()
+    head.subspaces.grad = torch.zeros_like(head.subspaces)
+    optimizer.step()
+    torch.testing.assert_close(head.subspaces.detach(), before, atol=1e-14, rtol=0)
+
+
+def test_state_round_trip_is_bitwise(head):
+    torch.manual_seed(0)
+    twin = make(10, 6, 3)
+    train(head, "projection", steps=8)
+    optimizer = train(twin, "projection", steps=3)
+    resumed = make(10, 6, 3)
+    resumed.load_state_dict(twin.state_dict())
+    again = RiemannianSGD(resumed.parameters(), lr=9.9)
+    again.load_state_dict(optimizer.state_dict())
+    features, labels = batch()
+    for _ in range(5):
+        again.zero_grad()
+        F.cross_entropy(resumed(features), labels).backward()
+        again.step()
+    assert torch.equal(resumed.subspaces, head.subspaces)
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.0}, {"lr": 0.1, "momentum": 1.0}, {"lr": 0.1, "transport": "svd"}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ConfigError):
+        RiemannianSGD([torch.nn.Parameter(torch.zeros(2, 4, 2))], **options)
+    with pytest.raises(ConfigError, match="\\(C, n, k\\)"):
+        RiemannianSGD([torch.nn.Parameter(torch.zeros(4, 2))], lr=0.1)
