@@ -84,6 +84,12 @@ def global_rank() -> int:
     return int(os.environ.get("NODE_RANK", "0")) * 1_000_000 + int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def processes(cfg: DictConfig) -> int:
+    """Number of processes among which the global batch is divided."""
+    devices = cfg.trainer.devices
+    return int(cfg.trainer.num_nodes) * (devices if isinstance(devices, int) and devices > 0 else 1)
+
+
 @dataclass
 class _Parts:
     """Everything instantiated from one config."""
@@ -176,7 +182,7 @@ def _build(cfg: DictConfig) -> _Parts:
         callbacks = [instantiate(item) for item in (cfg.callbacks or {}).values() if item is not None]
         check = getattr(module, "check_data", None)
         if check is not None:
-            check(datamodule)
+            check(datamodule, processes(cfg))
     return _Parts(datamodule, module, callbacks)
 
 
