@@ -1,0 +1,9 @@
+"""Optimisers that papers introduce, as ``torch.optim.Optimizer`` subclasses around or beside torch's own."""
+
+from curvature.optim.averaging import consecutive_ranks
+from curvature.optim.batch_norm import frozen_batch_norm
+from curvature.optim.gsam import GSAM
+from curvature.optim.passes import Pass
+from curvature.optim.sam import SAM
+
+__all__ = ["GSAM", "SAM", "Pass", "consecutive_ranks", "frozen_batch_norm"]
