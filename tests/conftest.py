@@ -10,7 +10,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-import curvature  # noqa: E402, F401  (its import hook must precede torchvision's first import)
+import curvature  # noqa: F401  (its import hook must precede torchvision's first import)
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def command(tmp_path: Path):
-    """Run ``python <script> <overrides>`` in the checkout with outputs in ``tmp_path``; returns the finished process."""
+    """Run ``python <script> <overrides>`` in the checkout with outputs in ``tmp_path``; gives the finished process."""
 
     def run(script: str, *overrides: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(

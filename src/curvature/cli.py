@@ -105,7 +105,7 @@ def _known_keys(overrides: list[str]) -> list[str]:
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     found: list[str] = []
     for key in cfg:
-        path = f"{prefix}{key}"
+        path = f"{prefix}{key!s}"
         found.append(path)
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and not OmegaConf.is_missing(cfg, key) and not node._is_none():

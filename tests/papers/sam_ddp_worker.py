@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import curvature  # noqa: F401  (before torchvision)
+
+# isort: split
 import pytorch_lightning as pl
 import torch
 

@@ -15,8 +15,8 @@ class StepTime(pl.Callback):
     """Sets ``results["time/step_ms"]``, the mean wall time of a training step, at the end of training.
 
     With ``compare`` and an optimiser that wraps a base optimiser (its factory has ``base_optimizer``), also
-    ``results[name]``: the median ratio of a wrapped step to a plain base-optimiser step, from interleaved repetitions on
-    copies of the trained model and one batch of the training data.
+    ``results[name]``: the median ratio of a wrapped step to a plain base-optimiser step, from interleaved repetitions
+    on copies of the trained model and one batch of the training data.
 
     Args:
         compare: measure the ratio.
@@ -64,7 +64,7 @@ class StepTime(pl.Callback):
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
             loss: torch.Tensor = pl_module.criterion(model(inputs), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         def step() -> None:

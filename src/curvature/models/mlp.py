@@ -37,7 +37,8 @@ class HeadedNetwork(nn.Module):
 
     Args:
         backbone: maps inputs to features (B, in_features).
-        head: factory ``head(in_features, num_classes)``, e.g. a partial of :class:`curvature.models.heads.GrassmannHead`.
+        head: factory ``head(in_features, num_classes)``, e.g. a partial of
+            :class:`curvature.models.heads.GrassmannHead`.
         in_features: length of a feature vector.
         num_classes: number of classes.
     """

@@ -59,7 +59,7 @@ class Hybrid(Optimizer):
             start = end
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Evaluate ``closure`` once, then one step of every part; returns what ``closure`` returned."""
         loss = None
         if closure is not None:

@@ -61,7 +61,7 @@ class RiemannianSGD(Optimizer):
                     raise ConfigError("optimizer.params", shape, "class subspaces of shape (C, n, k) with n >= k")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; returns what ``closure`` returns."""
         loss = None
         if closure is not None:
@@ -75,17 +75,19 @@ class RiemannianSGD(Optimizer):
 
     def _update(self, point: Tensor, group: dict[str, Any]) -> None:
         state = self.state[point]
+        gradient = point.grad
+        assert gradient is not None
         if not state:
             state["step"] = 0
             state["momentum_buffer"] = torch.zeros_like(point)
         buffer: Tensor = state["momentum_buffer"]
         momentum, transport = group["momentum"], group["transport"]
         if transport == "raw":
-            buffer.mul_(momentum).add_(point.grad)
+            buffer.mul_(momentum).add_(gradient)
             direction = grassmann.project(point, buffer)
         else:
             # Projection is linear and the exact transport has already left the buffer horizontal.
-            buffer.mul_(momentum).add_(point.grad)
+            buffer.mul_(momentum).add_(gradient)
             buffer.copy_(grassmann.project(point, buffer))
             direction = buffer
         lr = -float(group["lr"])

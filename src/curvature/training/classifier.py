@@ -59,7 +59,7 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss = self.optimizer_step(*batch)
-        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        self.lr_schedulers().step()  # type: ignore[union-attr]
         self.log_step({"train/loss": loss})
         return loss
 
@@ -77,7 +77,8 @@ class Classifier(pl.LightningModule):
     def log_step(self, values: dict[str, torch.Tensor]) -> None:
         """Log scalars of this optimiser step, every ``trainer.log_every_n_steps`` steps: the only host sync."""
         step = self.trainer.global_step
-        if step % self.trainer.log_every_n_steps or self.logger is None:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every or self.logger is None:
             return
         metrics = {name: float(value) for name, value in values.items()}
         metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
