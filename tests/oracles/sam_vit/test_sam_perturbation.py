@@ -195,9 +195,7 @@ def test_radius_zero_is_the_base_optimizer_bit_for_bit(base):
 @pytest.mark.parametrize("base", BASES)
 def test_small_radius_recovers_the_base_step(base):
     plain = step_once(base)
-    distances = [
-        (step_once(lambda params, rho=rho: SAM(params, base, rho=rho)) - plain).norm() for rho in (1e-5, 1e-6)
-    ]
+    distances = [(step_once(lambda params, rho=rho: SAM(params, base, rho=rho)) - plain).norm() for rho in (1e-5, 1e-6)]
     assert distances[0] < 1e-3
     assert distances[1] / distances[0] == pytest.approx(0.1, rel=0.1)
 

@@ -1,0 +1,177 @@
+"""One extra copy of the parameters, and no value ever read back by the host."""
+
+import gc
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from curvature.optim import GSAM, SAM
+
+SGD = partial(torch.optim.SGD, lr=0.01)
+
+
+class StorageMeter(TorchDispatchMode):
+    """Bytes of storages that come to life inside, now and at most."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        known = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        }
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in known:
+                storage = leaf.untyped_storage()
+                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, self.now())
+        return result
+
+    def now(self):
+        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
+        return sum(size for _, size in self.alive.values())
+
+
+def layers(dtype=torch.float32):
+    torch.manual_seed(0)
+    return [nn.Parameter(torch.randn(50, 80, dtype=dtype)) for _ in range(10)]
+
+
+def measured(make, steps=2, chunks=1):
+    """(bytes of the parameters, bytes allocated by steps at their peak and after them); gradients come for free."""
+    params = layers()
+    gradients = [[torch.randn_like(p) for p in params] for _ in range(2 * chunks * steps)]
+    supply = iter(gradients)
+
+    def closure():
+        for p, g in zip(params, next(supply)):
+            p.grad = g
+
+    optimizer = make([(f"{i}.weight", p) for i, p in enumerate(params)])
+    with StorageMeter() as meter:
+        for _ in range(steps):
+            optimizer.step([closure] * chunks)
+            gc.collect()
+    return sum(p.nbytes for p in params), meter.peak, meter.now()
+
+
+SLACK = 2**14  # generator states, norms, one scalar per tensor; far below one copy, 160,000 bytes
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"adaptive": True}, {"max_grad_norm": 1.0}], ids=lambda o: "-".join(o) or "sam"
+)
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_exactly_one_copy_of_the_parameters(options, chunks):
+    size, peak, kept = measured(lambda params: SAM(params, SGD, rho=0.1, **options), chunks=chunks)
+    assert size <= kept <= size + SLACK
+    assert size <= peak <= size + SLACK
+
+
+def test_gsam_also_keeps_the_clean_gradient():
+    size, peak, kept = measured(lambda params: GSAM(params, SGD))
+    assert size <= kept <= size + SLACK
+    assert 2 * size <= peak <= 2 * size + size / 10 + SLACK  # one product of two gradients at a time
+    size, peak, _ = measured(lambda params: GSAM(params, SGD, alpha=0.0))
+    assert peak <= size + SLACK
+
+
+def test_nothing_is_allocated_at_radius_zero():
+    assert measured(lambda params: SAM(params, SGD, rho=0.0))[1] <= SLACK
+
+
+def test_the_copy_is_made_once_and_only_of_what_has_gradients():
+    params = layers()
+    optimizer = SAM(params, SGD, rho=0.1)
+
+    def closure():
+        for p in params[:4]:
+            p.grad = torch.ones_like(p)
+
+    optimizer.step(closure)
+    first = {id(p): copy.data_ptr() for p, copy in optimizer._saved.items()}
+    assert set(first) == {id(p) for p in params[:4]}
+    optimizer.step(closure)
+    assert {id(p): copy.data_ptr() for p, copy in optimizer._saved.items()} == first
+    assert not optimizer.state_dict()["state"]
+
+
+def test_parameters_may_change_dtype_after_the_first_step():
+    model = nn.Linear(3, 2)
+    optimizer = SAM(model.parameters(), SGD, rho=0.1)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        model.to(dtype)
+        start = model.weight.detach().clone()
+        optimizer.step(lambda dtype=dtype: model(torch.ones(1, 3, dtype=dtype)).sum().backward())
+        assert not torch.equal(model.weight, start)
+        assert all(copy.dtype == dtype for copy in optimizer._saved.values())
+
+
+class NoHostReads(TorchDispatchMode):
+    """Fails where a tensor's value would have to travel to the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(SAM, rho=0.1),
+        partial(SAM, rho=0.1, max_grad_norm=0.5),
+        partial(SAM, rho=0.1, adaptive=True),
+        partial(GSAM),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_value_is_read_by_the_host(make, dtype):
+    params = layers(dtype)
+    optimizer = make([(f"{i}.weight", p) for i, p in enumerate(params)], SGD)
+
+    def closure():
+        loss = sum(p.float().square().sum() for p in params)
+        loss.backward()
+        return loss
+
+    with NoHostReads():
+        optimizer.step([closure, closure], weights=[3, 1])
+    with pytest.raises(AssertionError, match="local_scalar"), NoHostReads():
+        optimizer.last_grad_norm.item()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("make", [partial(SAM, rho=0.1, max_grad_norm=1.0), partial(SAM, adaptive=True), partial(GSAM)])
+def test_no_synchronisation_and_one_copy_on_a_gpu(make):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 2048), nn.ReLU(), nn.Dropout(0.5), nn.Linear(2048, 10)).cuda()
+    inputs = torch.randn(64, 512, device="cuda")
+    optimizer = make(model.named_parameters(), SGD)
+
+    def closure():
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    base = SGD(model.parameters())
+    for _ in range(2):
+        base.zero_grad()
+        base.step(closure)
+    base.zero_grad()
+    optimizer.step(closure)
+    before = [p.detach().clone() for p in model.parameters()]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step(closure)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not all(torch.equal(p, w) for p, w in zip(model.parameters(), before))
+    assert sum(copy.nbytes for copy in optimizer._saved.values()) == sum(p.nbytes for p in model.parameters())
