@@ -22,10 +22,14 @@ OVERRIDES = ["experiment=sam_vit", "trainer.limit_val_batches=0", "trainer.enabl
 
 def bare_loop(cfg: Any) -> float:
     """Milliseconds per step of a plain training loop over the same parts."""
+    import curvature  # noqa: F401  (before torchvision)
+
+    # isort: split
     import pytorch_lightning as pl
     import torch
     from hydra.utils import instantiate
 
+    torch.set_num_threads(cfg.threads or torch.get_num_threads())
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()

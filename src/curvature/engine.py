@@ -276,13 +276,13 @@ def _as_floats(metrics: Any) -> dict[str, float]:
 
 
 def _supersede(cfg: DictConfig, directory: RunDirectory) -> None:
-    from curvature.tracking import default_uri
-    from curvature.tracking.query import mark_superseded
+    from curvature.tracking import deliver, supersede
 
-    run_id = directory.read().get("mlflow_run_id")
-    directory.set_aside()
-    if run_id is not None:
-        mark_superseded(cfg.tracking.uri or default_uri(Path(cfg.outputs)), run_id)
+    supersede(directory.path)
+    try:
+        deliver(directory.set_aside(), cfg.tracking.uri)
+    except Exception as error:
+        log.warning("MLflow does not know yet that the earlier run is superseded (%s); report.py will tell it", error)
 
 
 def _tags(cfg: DictConfig, arm: str, address: str) -> dict[str, str]:
@@ -324,6 +324,10 @@ def _config_errors() -> Any:
 def _quieten() -> None:
     """Silence library chatter that a user can do nothing about."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*is not resumable.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*dataloader is not.*resumable.*",
+        ".*`srun` command is available.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
-    warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.*")

@@ -57,7 +57,7 @@ class RunDirectory:
         return record
 
     def set_aside(self) -> Path:
-        """Move the whole directory to ``<name>.superseded-<n>`` so that the run can start over; returns the new path."""
+        """Move the directory to ``<name>.superseded-<n>`` so that the run can start over; returns the new path."""
         number = 1
         while (target := self.path.with_name(f"{self.path.name}.superseded-{number}")).exists():
             number += 1
