@@ -4,7 +4,9 @@ import os
 import socket
 from functools import partial
 
-import curvature  # noqa: F401, I001  (in spawned processes too, its import hook must precede torchvision's first import)
+import curvature  # noqa: F401  (in spawned processes too, its import hook must precede torchvision's first import)
+
+# isort: split
 import pytest
 import pytorch_lightning as pl
 import torch

@@ -127,7 +127,7 @@ def test_a_closure_that_raises_leaves_the_weights_as_they_were(error, fails_at):
 
 
 def test_frozen_and_unused_parameters_are_left_alone():
-    model, loss = problem()
+    model, _ = problem()
     model.unused = nn.Linear(3, 3).double()
     model[0].weight.requires_grad_(False)
     model[0].weight.grad = torch.full_like(model[0].weight, 1e6)

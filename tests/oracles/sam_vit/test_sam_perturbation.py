@@ -1,6 +1,7 @@
 """Closed forms of SAM's and ASAM's perturbation e and of the gradient at w + e (sheet sam_vit, oracles 1-6)."""
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_gradient_on_any_quadratic_is_hessian_at_the_ascended_point():
 
 def network(seed=0, widths=(5, 8, 3), bias=True):
     torch.manual_seed(seed)
-    layers = [nn.Linear(a, b, bias=bias) for a, b in zip(widths, widths[1:])]
+    layers = [nn.Linear(a, b, bias=bias) for a, b in pairwise(widths)]
     model = nn.Sequential(*[m for layer in layers for m in (layer, nn.Tanh())][:-1]).double()
     inputs, labels = torch.randn(16, widths[0], dtype=torch.float64), torch.randint(widths[-1], (16,))
     return model, lambda: nn.functional.cross_entropy(model(inputs), labels)
