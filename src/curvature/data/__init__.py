@@ -1,0 +1,1 @@
+"""Lightning data modules; their randomness is a function of (seed, epoch, example)."""

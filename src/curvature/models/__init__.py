@@ -1,0 +1,1 @@
+"""Networks: factories over timm, and those no library has."""
