@@ -139,6 +139,7 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={address}
 AccountingStoragePort={ports["slurmdbd"]}
 AccountingStoragePass={directory}/munge.sock
+AccountingStoreFlags=job_comment
 AccountingStorageEnforce=associations,limits,qos
 JobAcctGatherType=jobacct_gather/linux
 {node_lines}

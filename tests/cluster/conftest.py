@@ -1,9 +1,10 @@
 """A real Slurm cluster of two nodes for the tests of this folder, started once."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from slurm_harness import SlurmCluster, start_cluster, stop_cluster
+from slurm_harness import Demo, SlurmCluster, start_cluster, stop_cluster
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,10 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClust
     cluster = start_cluster(tmp_path_factory.mktemp("own"))
     yield cluster
     stop_cluster(cluster)
+
+
+@pytest.fixture
+def demo(slurm_cluster: SlurmCluster, tmp_path: Path) -> Iterator[Demo]:
+    """The demo application on the shared cluster; jobs that a test leaves are cancelled."""
+    yield Demo(slurm_cluster, tmp_path)
+    slurm_cluster.cancel_all()

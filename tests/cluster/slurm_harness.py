@@ -1,5 +1,6 @@
 """How tests start, query and stop a real Slurm cluster."""
 
+import getpass
 import json
 import os
 import subprocess
@@ -49,6 +50,11 @@ class SlurmCluster:
         words = self("scontrol", "-o", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def cancel_all(self) -> None:
+        self("scancel", "--user", getpass.getuser())
+        self("scancel", "--full", "--signal=KILL", "--user", getpass.getuser())
+        self.wait_until(lambda: not self("squeue", "-h"), what="all jobs to be gone")
+
     def status(self) -> dict:
         return json.loads(self(sys.executable, TOOL, "status", "--directory", self.directory))
 
@@ -57,6 +63,61 @@ class SlurmCluster:
         while not condition():
             assert time.monotonic() < deadline, f"waited {timeout} s for {what}\n{self('squeue')}"
             time.sleep(0.1)
+
+
+class Demo:
+    """``demo_app`` with its outputs in ``directory``."""
+
+    def __init__(self, cluster: SlurmCluster, directory: Path) -> None:
+        self.cluster = cluster
+        self.directory = directory
+        self.outputs = directory / "outputs"
+
+    def command(self, *overrides: str) -> list[str]:
+        app = Path(__file__).parent / "demo_app" / "app.py"
+        fixed = [f"hydra.searchpath=[file://{ROOT / 'conf'}]", f"outputs={self.outputs}", "slurm.poll_seconds=1"]
+        return [sys.executable, str(app), "-m", *fixed, *overrides]
+
+    def run(self, *overrides: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+        process = self.start(*overrides)
+        out, error = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+    def start(self, *overrides: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*overrides),
+            env=self.cluster.environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def submit(self, *overrides: str) -> list[str]:
+        """Job ids; does not wait."""
+        done = self.run("slurm.submit_only=true", *overrides)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (index,) = self.outputs.glob("slurm/*/jobs.json")
+        return [row["job"] for row in json.loads(index.read_text())]
+
+    def records(self) -> list[dict]:
+        """``run.json`` of every run."""
+        return [json.loads(path.read_text()) for path in sorted(self.outputs.glob("runs/demo/*/run.json"))]
+
+    def steps(self) -> list[list[int]]:
+        """Steps that each run has gone through, in the order in which it did."""
+        paths = sorted(self.outputs.glob("runs/demo/*/steps.txt"))
+        return [[int(line) for line in path.read_text().splitlines()] for path in paths]
+
+    def directory_of(self, variant: str) -> Path:
+        """Run directory of the run with ``variant=<variant>``."""
+        paths = self.outputs.glob("runs/demo/*/run.json")
+        (path,) = (path for path in paths if json.loads(path.read_text())["variant"] == variant)
+        return path.parent
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.outputs.glob("slurm/*/*_log.*")))
 
 
 def start_cluster(directory: Path) -> SlurmCluster:

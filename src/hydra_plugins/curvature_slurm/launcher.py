@@ -1,0 +1,79 @@
+"""The launcher behind ``hydra/launcher=slurm``."""
+
+from collections.abc import Sequence
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+class SlurmLauncher(BaseSubmititLauncher):
+    """hydra-submitit-launcher with resources from the ``slurm`` key of the config, waiting, and requeue after saving.
+
+    The instance itself is what submitit pickles and calls on the node.
+    """
+
+    _EXECUTOR = "slurm"
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from curvature.cluster.launch import launch
+
+        return launch(self, job_overrides, initial_job_idx)
+
+    def __call__(
+        self,
+        sweep_overrides: list[str],
+        job_dir_key: str,
+        job_num: int,
+        job_id: str,
+        singleton_state: dict[type, Singleton],
+        label: str = "",
+    ) -> JobReturn:
+        """On the node: compose and run one job.
+
+        Raises:
+            Exception: whatever the run raised, so that SLURM too counts the job as failed.
+            SystemExit: the run was saved and the job requeued.
+        """
+        from curvature.callbacks.interrupt import Interrupted
+        from curvature.cluster import names, requeue
+        from curvature.cluster.options import read_options
+
+        submitit_handler = requeue.listen()
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.task_function is not None
+        Singleton.set_state(singleton_state)
+        setup_globals()
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, sweep_overrides)
+        with open_dict(config):
+            config.hydra.job.id = submitit_handler.env.job_id
+            config.hydra.job.num = job_num
+        turn_off_lightning_requeue(config)
+        if label and submitit_handler.env.global_rank == 0:
+            paper = names.paper_name(config)
+            requeue.rename(names.clean(f"{paper}-{label}"), names.comment(paper, [label]))
+        result = requeue.patiently(
+            lambda: run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=config,
+                job_dir_key=job_dir_key,
+                job_subdir_key="hydra.sweep.subdir",
+            )
+        )
+        if result.status == JobStatus.FAILED:
+            if isinstance(result._return_value, Interrupted):
+                requeue.go_back(submitit_handler, read_options(self.config).signal_delay_s)
+            raise result._return_value
+        return result
+
+
+def turn_off_lightning_requeue(config: DictConfig) -> None:
+    """Lightning would requeue the job as well; an explicit ``trainer.plugins`` is respected."""
+    if OmegaConf.select(config, "trainer") is None or OmegaConf.select(config, "trainer.plugins") is not None:
+        return
+    environment = "pytorch_lightning.plugins.environments.SLURMEnvironment"
+    with open_dict(config):
+        config.trainer.plugins = [{"_target_": environment, "auto_requeue": False}]

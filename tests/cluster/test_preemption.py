@@ -1,0 +1,149 @@
+"""Jobs that are told to stop, killed, preempted or lose their node, on a real cluster: they go on where they were."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from slurm_harness import TOOL, Demo, SlurmCluster
+
+sys.path.insert(0, str(TOOL.parent))
+import processes
+
+STEPS = 80
+FAULTS = ("none", "usr2", "usr2_twice", "requeue", "kill", "term")
+
+
+def python_of(cluster: SlurmCluster, job: str) -> list[int]:
+    """Process ids of the Python tasks of a job."""
+    number = f"SLURM_JOB_ID={cluster.details(job)['JobId']}".encode()
+    found = []
+    for daemon in processes.job_processes(str(cluster.directory), cluster.environment["SLURM_CONF"]):
+        folder = Path(f"/proc/{daemon.pid}")
+        is_python = (folder / "comm").read_text().startswith("python")
+        if is_python and number in (folder / "environ").read_bytes().split(b"\0"):
+            found.append(daemon.pid)
+    return found
+
+
+def steps_of(directory: Path) -> list[int]:
+    path = directory / "steps.txt"
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def disturbed(slurm_cluster, tmp_path_factory):
+    """One sweep, each of its runs hit by another fault after a few steps; done when all runs have finished."""
+    demo = Demo(slurm_cluster, tmp_path_factory.mktemp("disturbed"))
+    process = demo.start(
+        f"variant={','.join(FAULTS)}", f"steps={STEPS}", "step_s=0.1", "save_s=1", "slurm.cpus_per_task=1"
+    )
+    slurm_cluster.wait_until(lambda: len(demo.records()) == len(FAULTS), what="all runs to start")
+    directories = {fault: demo.directory_of(fault) for fault in FAULTS}
+    slurm_cluster.wait_until(lambda: all(len(steps_of(d)) > 11 for d in directories.values()), what="a few steps")
+    (index,) = demo.outputs.glob("slurm/*/jobs.json")
+    jobs = {fault: row["job"] for fault, row in zip(FAULTS, json.loads(index.read_text()), strict=True)}
+    slurm_cluster("scancel", "--signal=USR2", jobs["usr2"], jobs["usr2_twice"])
+    os.kill(python_of(slurm_cluster, jobs["kill"])[0], signal.SIGKILL)
+    slurm_cluster("scontrol", "requeue", jobs["requeue"])
+    slurm_cluster("scancel", "--signal=TERM", jobs["term"])
+    time.sleep(0.4)
+    # In the middle of the save.
+    slurm_cluster("scancel", "--signal=USR2", jobs["usr2_twice"])
+    slurm_cluster("scancel", "--signal=TERM", jobs["usr2_twice"])
+    out, error = process.communicate(timeout=90)
+    assert process.returncode == 0, out + error + demo.logs()
+    yield demo, out
+    slurm_cluster.cancel_all()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_run_continues_where_it_was(disturbed, fault):
+    demo, _ = disturbed
+    directory = demo.directory_of(fault)
+    record = json.loads((directory / "run.json").read_text())
+    assert record["status"] == "FINISHED"
+    starts = [int(line.split()[0]) for line in (directory / "attempts.txt").read_text().splitlines()]
+    assert record["attempt"] == len(starts) == (1 if fault == "none" else 2)
+    steps = steps_of(directory)
+    if fault == "kill":
+        # Nothing could be saved any more: it goes on from the last periodic checkpoint.
+        assert starts[1] >= 10
+        assert starts[1] % 5 == 0
+        first, second = steps[: steps.index(starts[1], starts[1] + 1)], steps[-(STEPS - starts[1]) :]
+        assert first == list(range(len(first)))
+        assert second == list(range(starts[1], STEPS))
+    else:
+        assert steps == list(range(STEPS))
+        assert fault == "none" or starts[1] > 11
+
+
+def test_nothing_is_half_written(disturbed):
+    demo, out = disturbed
+    assert f"{len(FAULTS)} done, 0 failed" in out
+    assert list(demo.outputs.rglob("*tmp*")) == []
+    for path in demo.outputs.rglob("*.json"):
+        json.loads(path.read_text())
+
+
+def test_time_limit_requeues_until_the_agreed_number(demo, slurm_cluster):
+    # SLURM looks at time limits every 30 s: a warning 59 s ahead of a limit of 60 s comes at the first look.
+    done = demo.run("steps=100000", "slurm.timeout_min=1", "slurm.signal_delay_s=59", "slurm.max_num_timeout=1")
+    assert done.returncode == 1
+    assert "it used up its time limit slurm.max_num_timeout + 1 times" in done.stdout, done.stdout + demo.logs()
+    (record,) = demo.records()
+    assert record["status"] == "KILLED"
+    assert record["attempt"] == 2
+    (steps,) = demo.steps()
+    assert steps == list(range(len(steps)))
+    assert "Requeued job" in demo.logs()
+
+
+def test_preempted_job_makes_room_and_comes_back(demo, slurm_cluster):
+    (job,) = demo.submit("steps=150", "slurm.partition=preemptible")
+    slurm_cluster.wait_until(lambda: demo.steps() and len(demo.steps()[0]) > 5, what="the first steps")
+    urgent = slurm_cluster.sbatch("-p", "main", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2")
+    slurm_cluster.wait_until(lambda: slurm_cluster.accounting(urgent) == {urgent: "COMPLETED"}, 60, "the urgent job")
+    assert demo.records()[0]["status"] == "KILLED"
+    slurm_cluster.wait_until(lambda: demo.records()[0]["status"] == "FINISHED", 60, "the preempted job")
+    assert demo.steps() == [list(range(150))]
+    assert slurm_cluster.details(job)["Restarts"] == "1"
+
+
+def test_signal_reaches_every_process_of_a_job(demo, slurm_cluster):
+    (job,) = demo.submit("steps=120", "slurm.nodes=2")
+    follower = demo.outputs / "rank1"
+    slurm_cluster.wait_until(lambda: len(steps_of(follower)) > 5 and demo.records(), what="both processes")
+    slurm_cluster("scancel", "--signal=USR2", job)
+    slurm_cluster.wait_until(lambda: demo.records()[0]["status"] == "FINISHED", 60, "the end")
+    slurm_cluster.wait_until(lambda: len(steps_of(follower)) >= 120, what="the other process")
+    assert demo.steps() == [list(range(120))]
+    assert steps_of(follower) == list(range(120))
+    assert len((follower / "attempts.txt").read_text().splitlines()) == 2
+
+
+def test_lost_node(own_cluster, tmp_path):
+    """A node that loses power, and one whose slurmd alone dies so that its processes run on unseen."""
+    demo = Demo(own_cluster, tmp_path)
+    process = demo.start(
+        "variant=lost,orphan", "steps=500", "step_s=0.1", "slurm.additional_parameters={nodelist: node1}"
+    )
+    own_cluster.wait_until(lambda: len(demo.records()) == 2, what="both runs")
+    lost, orphan = demo.directory_of("lost"), demo.directory_of("orphan")
+    own_cluster.wait_until(lambda: min(len(steps_of(lost)), len(steps_of(orphan))) > 11, what="a few steps")
+    (index,) = demo.outputs.glob("slurm/*/jobs.json")
+    array = json.loads(index.read_text())[0]["job"].partition("_")[0]
+    pids = python_of(own_cluster, f"{array}_0")
+    os.kill(own_cluster.status()["daemons"]["node1"]["pid"], signal.SIGKILL)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    own_cluster("scontrol", "update", f"JobId={array}", "ReqNodeList=")
+    out, error = process.communicate(timeout=150)
+    assert process.returncode == 0, out + error + demo.logs()
+    assert [record["status"] for record in demo.records()] == ["FINISHED"] * 2
+    assert steps_of(orphan) == list(range(500))
+    assert sorted(set(steps_of(lost))) == list(range(500))
+    assert len(steps_of(lost)) < 500 + 60
