@@ -5,7 +5,8 @@
 
 Every round times one step of each arm on its own copy of the model, in rotating order, so that load from elsewhere
 falls on all alike; what is reported are medians over rounds, and medians of the ratios within rounds. The arm
-``two passes`` is the floor: clear, forward and backward twice, then AdamW, with nothing of SAM.
+``two passes`` is the floor: clear, forward and backward twice, then AdamW, with nothing of SAM. ``own ms`` is what an
+arm costs beyond it, timed in the same way with gradients that come for free, where noise of the passes cannot hide it.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from torch import nn
 
 from curvature.optim import SAM
 
-SIZES = {"desk": "Mixer, 8x8, 3 blocks of width 32, batch 100", "lab": "ViT, 32x32, 6 blocks of width 192, batch 128"}
-REPETITIONS = {"desk": 200, "lab": 9}
+SIZES = {"desk": "Mixer, 8x8, 3 blocks of width 32, batch 100", "lab": "ViT, 32x32, 6 blocks of width 128, batch 128"}
+REPETITIONS = {"desk": 200, "lab": 15}
+OWN_REPETITIONS = 100
 PLAIN, FLOOR, OURS, PEER = "AdamW", "two passes", "curvature SAM", "pytorch_optimizer SAM"
 ADAMW = {"lr": 1e-3, "weight_decay": 0.05}
 RHO = 0.05
 
 Step = Callable[[], Any]
+Evaluate = Callable[[], Any]
 
 
 def measure(size: str, repetitions: int | None = None, threads: int = 1, device: str = "cpu") -> dict[str, Any]:
@@ -42,30 +45,20 @@ def measure(size: str, repetitions: int | None = None, threads: int = 1, device:
         device: where to run.
 
     Returns:
-        ``arms``: name -> {``ms``: median time of a step, ``ratio``: median ratio to AdamW in the same round}, and
-        ``unavailable``: name -> why an arm could not run, with the setting of the measurement.
+        ``arms``: name -> {``ms``: median time of a step, ``ratio``: median ratio to AdamW in the same round,
+        ``own_ms``: cost beyond two passes}, and ``unavailable``: name -> why an arm could not run, with the setting.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model, inputs, labels = _problem(size, device)
     rounds = REPETITIONS[size] if repetitions is None else repetitions
-    steps, unavailable = {}, {}
-    for name, make in ARMS.items():
-        try:
-            steps[name] = make(copy.deepcopy(model), inputs, labels)
-        except ImportError as error:
-            unavailable[name] = f"{type(error).__name__}: {error}"
-    for _ in range(max(1, rounds // 10)):
-        for step in steps.values():
-            step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(rounds):
-        for name in _rotated(list(steps), index):
-            times[name].append(_seconds(steps[name], device))
+    times, unavailable = _time_arms(partial(_passes, inputs, labels), model, rounds, device)
+    own, _ = _time_arms(_free_gradients, model, OWN_REPETITIONS, device)
     arms = {
         name: {
             "ms": 1000.0 * statistics.median(values),
-            "ratio": statistics.median(value / plain for value, plain in zip(values, times[PLAIN])),
+            "ratio": _median_of(zip(values, times[PLAIN]), lambda value, plain: value / plain),
+            "own_ms": 1000.0 * _median_of(zip(own[name], own[FLOOR]), lambda value, floor: value - floor),
         }
         for name, values in times.items()
     }
@@ -82,6 +75,30 @@ def measure(size: str, repetitions: int | None = None, threads: int = 1, device:
     }
 
 
+def _time_arms(
+    evaluator: Callable[[nn.Module], Evaluate], model: nn.Module, rounds: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    steps, unavailable = {}, {}
+    for name, make in ARMS.items():
+        own_copy = copy.deepcopy(model)
+        try:
+            steps[name] = make(own_copy, evaluator(own_copy))
+        except ImportError as error:
+            unavailable[name] = f"{type(error).__name__}: {error}"
+    for _ in range(max(1, rounds // 10)):
+        for step in steps.values():
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(rounds):
+        for name in _rotated(list(steps), index):
+            times[name].append(_seconds(steps[name], device))
+    return times, unavailable
+
+
+def _median_of(pairs: Iterable[tuple[float, float]], compare: Callable[[float, float], float]) -> float:
+    return statistics.median(compare(*pair) for pair in pairs)
+
+
 def _problem(size: str, device: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     from timm.models.mlp_mixer import MlpMixer
     from timm.models.vision_transformer import VisionTransformer
@@ -91,49 +108,63 @@ def _problem(size: str, device: str) -> tuple[nn.Module, torch.Tensor, torch.Ten
         model: nn.Module = MlpMixer(mlp_ratio=(0.5, 4.0), **shape)
         inputs = torch.randn(100, 1, 8, 8)
     else:
-        shape = {"img_size": 32, "patch_size": 4, "num_classes": 10, "embed_dim": 192, "depth": 6, "num_heads": 3}
+        shape = {"img_size": 32, "patch_size": 4, "num_classes": 10, "embed_dim": 128, "depth": 6, "num_heads": 4}
         model = VisionTransformer(**shape)
         inputs = torch.randn(128, 3, 32, 32)
     return model.to(device).train(), inputs.to(device), torch.randint(10, (len(inputs),), device=device)
 
 
-def _closure(optimizer: torch.optim.Optimizer, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Step:
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
+def _passes(inputs: torch.Tensor, labels: torch.Tensor, model: nn.Module) -> Evaluate:
+    def evaluate() -> torch.Tensor:
         loss = nn.functional.cross_entropy(model(inputs), labels)
         loss.backward()
         return loss
 
+    return evaluate
+
+
+def _free_gradients(model: nn.Module) -> Evaluate:
+    params = list(model.parameters())
+    gradients = [torch.randn_like(p) for p in params]
+
+    def evaluate() -> None:
+        for p, g in zip(params, torch._foreach_add(gradients, 0.0)):
+            p.grad = g
+
+    return evaluate
+
+
+def _cleared(optimizer: torch.optim.Optimizer, evaluate: Evaluate) -> Evaluate:
+    def closure() -> Any:
+        optimizer.zero_grad()
+        return evaluate()
+
     return closure
 
 
-def _plain(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Step:
+def _plain(model: nn.Module, evaluate: Evaluate) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), **ADAMW)
-    return partial(optimizer.step, _closure(optimizer, model, inputs, labels))
+    return partial(optimizer.step, _cleared(optimizer, evaluate))
 
 
-def _floor(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Step:
+def _floor(model: nn.Module, evaluate: Evaluate) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), **ADAMW)
-    closure = _closure(optimizer, model, inputs, labels)
-
-    def step() -> None:
-        closure()
-        optimizer.step(closure)
-
-    return step
+    return _twice(optimizer, _cleared(optimizer, evaluate))
 
 
-def _ours(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Step:
+def _ours(model: nn.Module, evaluate: Evaluate) -> Step:
     optimizer = SAM(model.named_parameters(), partial(torch.optim.AdamW, **ADAMW), rho=RHO)
-    return partial(optimizer.step, _closure(optimizer, model, inputs, labels))
+    return partial(optimizer.step, evaluate)
 
 
-def _peer(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Step:
+def _peer(model: nn.Module, evaluate: Evaluate) -> Step:
     from pytorch_optimizer import SAM as PeerSAM
 
     optimizer = PeerSAM(model.parameters(), torch.optim.AdamW, rho=RHO, **ADAMW)
-    closure = _closure(optimizer, model, inputs, labels)
+    return _twice(optimizer, _cleared(optimizer, evaluate))
 
+
+def _twice(optimizer: torch.optim.Optimizer, closure: Evaluate) -> Step:
     def step() -> None:
         closure()
         optimizer.step(closure)
@@ -172,11 +203,11 @@ def main() -> None:
     results = [measure(size, options.repetitions, options.threads, options.device) for size in options.size]
     for result in results:
         title = f"{result['size']}: {result['setting']}, {result['parameters']:,} parameters, {result['device']}"
-        table = Table("arm", "ms / step", "x AdamW", title=title)
+        table = Table("arm", "ms / step", "x AdamW", "own ms", title=title)
         for name, arm in result["arms"].items():
-            table.add_row(name, f"{arm['ms']:.2f}", f"{arm['ratio']:.3f}")
+            table.add_row(name, f"{arm['ms']:.2f}", f"{arm['ratio']:.3f}", f"{arm['own_ms']:.2f}")
         for name, reason in result["unavailable"].items():
-            table.add_row(name, "-", reason)
+            table.add_row(name, "-", "-", reason)
         Console().print(table)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,10 @@ SCENARIOS = {
     "synchronized": {"make": partial(SAM, base_optimizer=BASE, rho=0.5, synchronize=True)},
     "unscoped": {"make": partial(SAM, base_optimizer=BASE, rho=0.5), "scoped": False},
     "chunks": {"make": partial(SAM, base_optimizer=BASE, rho=0.5, max_grad_norm=0.1), "chunks": CHUNKS},
+    "chunks_synchronized": {
+        "make": partial(SAM, base_optimizer=BASE, rho=0.5, synchronize=True),
+        "chunks": CHUNKS,
+    },
     "plain": {"make": partial(SAM, base_optimizer=BASE, rho=0.0)},
     "plain_chunks": {"make": partial(SAM, base_optimizer=BASE, rho=0.0), "chunks": CHUNKS},
     "gsam": {"make": partial(GSAM, base_optimizer=BASE, rho_max=0.5, max_grad_norm=0.1)},
@@ -77,7 +81,9 @@ def worker(rank, world, port, names, path):
         if name == "grouped":
             group = consecutive_ranks(2)
             options = {"make": partial(SAM, base_optimizer=BASE, rho=0.5, synchronize=True, process_group=group)}
-        model = DistributedDataParallel(network(), gradient_as_bucket_view=name in ("local", "gsam"))
+        model = DistributedDataParallel(
+            network(), gradient_as_bucket_view=name in ("local", "gsam", "chunks_synchronized")
+        )
         results[name] = train(model, shards=lambda step: [shard(step, rank, world)], **options)
     if world == 2:
         with pytest.raises(ConfigError, match="divides"):
@@ -163,6 +169,15 @@ def test_without_scope_the_first_gradient_is_reduced_too(two_ranks):
 def test_chunks_of_each_process_are_perturbed_alone(two_ranks):
     expected = single_process("chunks", per_rank, CHUNKS)
     torch.testing.assert_close(two_ranks[0]["chunks"], expected, atol=1e-12, rtol=0)
+
+
+def test_synchronised_chunks_span_the_processes(two_ranks):
+    def across(step):
+        inputs, labels = batch(step, 2)
+        return [(inputs[rows], labels[rows]) for rows in ([0, 1, 4, 5], [2, 3, 6, 7])]
+
+    expected = single_process("chunks_synchronized", across)
+    torch.testing.assert_close(two_ranks[0]["chunks_synchronized"], expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["plain", "plain_chunks"])

@@ -45,7 +45,9 @@ class SAM(Optimizer):
     ``param_groups``, ``defaults`` and ``state`` are the base optimiser's own objects, so schedules and checkpoints act
     on both; rho is the attribute ``rho``. ``state_dict`` is that of the base optimiser. Memory beyond the base
     optimiser's is one copy of the parameters that have gradients, made at the first step (with more than one chunk,
-    also one of the gradients during the step). Loss scaling for float16 is not supported, nor are sharded parameters.
+    also one of the gradients during the step). Weights in bfloat16 or float16 are perturbed by an e formed in float32,
+    but rounding the sum loses what is below their spacing: keep float32 weights and use autocast. Loss scaling for
+    float16 is not supported, nor are sharded parameters.
 
     Args:
         params: parameters, groups, or named parameters, as for any torch optimiser.
@@ -148,7 +150,7 @@ class SAM(Optimizer):
             yield
 
     @torch.no_grad()
-    def step(self, closure: Closure | Sequence[Closure] | None = None, weights: Sequence[float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure | Sequence[Closure] | None = None, weights: Sequence[float] | None = None) -> Any:
         """One update of the weights.
 
         Args:
@@ -206,8 +208,7 @@ class SAM(Optimizer):
         self._share()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("step", "_saved", "process_group")}
-        return kept | {"_saved": {}, "process_group": None}
+        return {name: value for name, value in self.__dict__.items() if name != "step"} | {"_saved": {}}
 
     def _share(self) -> None:
         self.defaults = self.base_optimizer.defaults
@@ -306,8 +307,9 @@ class SAM(Optimizer):
         for param in params:
             grad = param.grad
             assert grad is not None
-            grad.mul_(share)
-            totals[param] = totals[param].add_(grad) if param in totals else grad
+            # A synchronised gradient may be a view of DDP's bucket, which the next chunk overwrites.
+            part = grad.mul(share) if self.synchronize else grad.mul_(share)
+            totals[param] = totals[param].add_(part) if param in totals else part
             param.grad = None
 
 
