@@ -1,0 +1,1 @@
+"""Second-order measures of a trained network, thin over curvlinops and scipy."""
