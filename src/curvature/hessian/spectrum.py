@@ -11,6 +11,7 @@ from curvature.hessian.operator import Batches, exact_arithmetic, hessian
 
 DENSE_BELOW = 25
 STEPS = 20
+RESTARTS = 100
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def lambda_max(
 
     ARPACK's implicitly restarted Lanczos iteration, which keeps its basis orthogonal, in Krylov spaces of at least 20
     dimensions; it stops when the Ritz residual is below ``tolerance`` times the value. Unlike power iteration it does
-    not confuse the largest eigenvalue with the one of largest magnitude.
+    not confuse the largest eigenvalue with the one of largest magnitude. After 100 restarts it gives up: the result is
+    then marked as not converged.
 
     Args:
         model, criterion, batches, parameters: see :func:`curvature.hessian.operator.hessian`.
@@ -59,7 +61,7 @@ def lambda_max(
         start = np.random.default_rng(seed).standard_normal(size).astype(matvec.dtype)
         try:
             linear = LinearOperator(matvec.shape, matvec=matvec.matvec, dtype=matvec.dtype)
-            values, vectors = eigsh(linear, k=1, which="LA", ncv=STEPS, tol=tolerance, v0=start)
+            values, vectors = eigsh(linear, k=1, which="LA", ncv=STEPS, tol=tolerance, v0=start, maxiter=RESTARTS)
         except ArpackNoConvergence as error:
             if len(error.eigenvalues) == 0:
                 return Eigenvalue(float("nan"), float("inf"), False)

@@ -94,6 +94,8 @@ class LinearisedSGD:
         p = noise_factor(self.samples, batch_size, replacement)
         if not self.rank:
             return float("inf")
+        if p == 0:
+            return 2.0 / float(self.eigenvalues[-1])
         scale = np.sqrt(2.0 / (self.eigenvalues[:, None] + self.eigenvalues[None, :]))
 
         def apply(flat: np.ndarray) -> np.ndarray:
@@ -155,14 +157,24 @@ class LinearisedSGD:
         curvature = eta**2 / 2 * (step @ step) / n
         return float(loss - drift + curvature + eta**2 * p / 2 * self.noise_trace(residuals))
 
+    def contraction_learning_rate(self, batch_size: int, replacement: bool = False) -> float:
+        """Largest learning rate at which one step never increases ``E||theta||^2`` (the criterion of Wu, Ma & E, 2018).
+
+        ``(I - eta H)^2 + eta^2 p ((1/n) sum_i H_i^2 - H^2) <= I``; at most the critical one, infinite for G = 0.
+        """
+        p = noise_factor(self.samples, batch_size, replacement)
+        if not self.rank:
+            return float("inf")
+        values = self.eigenvalues
+        form = (1 - p) * np.diag(values**2) + p * self._mean_square()
+        return float(2.0 / np.linalg.eigvalsh(form / np.sqrt(np.outer(values, values)))[-1])
+
     @cached_property
     def non_uniformity(self) -> float:
         """``s = sqrt(lambda_max((1/n) sum_i H_i^2 - H^2))`` with ``H_i = g_i g_i^T`` (Wu, Ma & E, 2018)."""
         if not self.rank:
             return 0.0
-        rows = self._coordinates
-        second = self.samples * (rows * np.square(rows).sum(1)[:, None]).T @ rows
-        largest = np.linalg.eigvalsh(second - np.diag(self.eigenvalues**2))[-1]
+        largest = np.linalg.eigvalsh(self._mean_square() - np.diag(self.eigenvalues**2))[-1]
         return float(np.sqrt(max(largest, 0.0)))
 
     def tightness(self, batch_size: int, replacement: bool = False) -> Tightness:
@@ -196,6 +208,11 @@ class LinearisedSGD:
         noise = np.swapaxes(rows * squares[..., None], -1, -2) @ rows
         return (1 - p) * values[:, None] * moment * values[None, :] + p * self.samples * noise
 
+    def _mean_square(self) -> np.ndarray:
+        """``(1/n) sum_i H_i^2`` in the eigenbasis."""
+        rows = self._coordinates
+        return self.samples * (rows * np.square(rows).sum(1)[:, None]).T @ rows
+
     def _noise_form(self) -> np.ndarray:
         squared = self.gram @ self.gram
         return np.diag(np.diag(squared)) - squared / self.samples
@@ -218,21 +235,22 @@ class LinearisedSGD:
             return lower, unit
         strength = p * n * eta**2
 
-        def resolve(gap: float) -> tuple[float, np.ndarray, np.ndarray]:
+        def resolve(gap: float, start: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
             inverse = 1.0 / (gap + (lower - diagonal))
 
             def apply(u: np.ndarray) -> np.ndarray:
                 moment = inverse * (np.swapaxes(rows * u[..., None], -1, -2) @ rows)
                 return strength * ((rows @ moment) * rows).sum(-1)
 
-            value, u = _top(apply, np.ones(n))
+            value, u = _top(apply, start, 1e-8, ncv=6)
             source = (rows * u[:, None]).T @ rows
-            return value, source, inverse * source
+            return value, source, inverse * source, u
 
-        least, gap = SECULAR_FLOOR, strength * float(np.square(np.square(rows).sum(1)).sum())
-        highest = gap
+        least, highest = SECULAR_FLOOR, strength * float(np.square(np.square(rows).sum(1)).sum())
+        gap = min(highest, 1 - lower) if lower < 1 else highest
+        u = np.ones(n)
         for _ in range(SECULAR_STEPS):
-            value, source, moment = resolve(gap)
+            value, source, moment, u = resolve(gap, u)
             if value < 1:
                 highest = min(highest, gap)
             else:
@@ -265,7 +283,9 @@ def growth_factor(gradients: Any, eta: float, batch_size: int, replacement: bool
     return LinearisedSGD.from_gradients(gradients).growth_factor(eta, batch_size, replacement)
 
 
-def _top(apply: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> tuple[float, np.ndarray]:
+def _top(
+    apply: Callable[[np.ndarray], np.ndarray], start: np.ndarray, tolerance: float = 1e-12, ncv: int = 20
+) -> tuple[float, np.ndarray]:
     """Top eigenpair of a symmetric matrix given by its products with rows (..., size), from ``start`` (size,)."""
     size = len(start)
     if size <= DENSE_LIMIT:
@@ -273,5 +293,5 @@ def _top(apply: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> tuple[
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         return float(values[-1]), vectors[:, -1]
     operator = LinearOperator((size, size), matvec=lambda v: apply(v.ravel()), dtype=np.float64)
-    found, columns = eigsh(operator, k=1, which="LA", v0=start, tol=1e-12)
+    found, columns = eigsh(operator, k=1, which="LA", v0=start, ncv=ncv, tol=tolerance)
     return float(found[-1]), columns[:, -1]

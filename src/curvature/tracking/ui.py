@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"MLflow on {store.redact(uri)}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     store.configure()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", *store.ui_arguments(uri, port)])
 
 

@@ -155,6 +155,25 @@ def test_o7_scalar_case(batch_size):
         assert expected == pytest.approx(14 / 91)
 
 
+@pytest.mark.parametrize("seed", SETS)
+def test_p1_contraction_in_one_step_is_stronger_than_stability_and_implies_both_bounds_of_2018(seed):
+    gradients = random_gradients(seed)
+    sgd = LinearisedSGD.from_gradients(gradients)
+    squares = np.stack([np.outer(g, g) @ np.outer(g, g) for g in gradients]).mean(0)
+    h = gradients.T @ gradients / len(gradients)
+    identity = np.eye(len(h))
+    for batch_size in (1, 2, len(gradients)):
+        p = noise_factor(len(gradients), batch_size)
+        eta = sgd.contraction_learning_rate(batch_size)
+        assert eta <= sgd.critical_learning_rate(batch_size) * (1 + 1e-9)
+        assert eta * sgd.sharpness.lambda_max <= 2 * (1 + 1e-9)
+        assert eta * sgd.non_uniformity * np.sqrt(p) <= 1 + 1e-9
+        for factor in (1 - 1e-6, 1 + 1e-6):
+            step = (identity - factor * eta * h) @ (identity - factor * eta * h)
+            growth = np.linalg.eigvalsh(step + (factor * eta) ** 2 * p * (squares - h @ h) - identity)[-1]
+            assert growth <= 1e-12 if factor < 1 else growth > 0
+
+
 def test_spectral_form_of_the_bound():
     """sum_k lambda_k / (1 - (eta/2)(1-p) lambda_k) <= 2/(p eta) at the threshold."""
     for seed in SETS:
