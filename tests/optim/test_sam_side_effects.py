@@ -79,11 +79,19 @@ class Normalised(nn.Module):
 
         self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), BatchNormAct2d(4))
         self.head = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16, momentum=None), nn.Linear(16, 3))
-        self.fixed = nn.BatchNorm1d(3).eval()
+        self.fixed = nn.ModuleDict(
+            {"batch": nn.BatchNorm1d(3), "instance": nn.InstanceNorm1d(3, track_running_stats=True)}
+        )
         self.plain = nn.BatchNorm1d(3, track_running_stats=False)
 
     def forward(self, inputs):
-        return self.plain(self.fixed(self.head(self.features(inputs))))
+        outputs = self.fixed["batch"](self.head(self.features(inputs)))
+        return self.plain(self.fixed["instance"](outputs[..., None])[..., 0])
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.fixed.eval()
+        return self
 
 
 def buffers(model):
@@ -92,9 +100,7 @@ def buffers(model):
 
 def test_frozen_batch_norm_normalises_by_the_batch_and_records_nothing():
     torch.manual_seed(0)
-    model, inputs = Normalised(), torch.randn(12, 1, 6, 6)
-    model.train()
-    model.fixed.eval()
+    model, inputs = Normalised().train(), torch.randn(12, 1, 6, 6)
     before = buffers(model)
     with frozen_batch_norm(model):
         frozen = model(inputs)
@@ -112,9 +118,9 @@ def test_frozen_batch_norm_normalises_by_the_batch_and_records_nothing():
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_scope_records_statistics_at_w_only(chunks):
     torch.manual_seed(0)
-    model, inputs = Normalised(), torch.randn(12, 1, 6, 6)
+    model, inputs = Normalised().train(), torch.randn(12, 1, 6, 6)
     rows = torch.arange(12).chunk(chunks)
-    expected = Normalised()
+    expected = Normalised().train()
     expected.load_state_dict(model.state_dict())
     for part in rows:
         expected(inputs[part])
