@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ID_TAG = "curvature.id"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow's user interface opens an experiment on its pages for language-model applications."""
 
 
 class Busy(Exception):
@@ -144,7 +142,7 @@ class Delivery:
             root = store.artifact_root(self.uri, self.directory.parents[2])
             location = (root / name).as_uri() if root is not None else None
             try:
-                return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+                return str(client.create_experiment(name, artifact_location=location))
             except Exception:
                 experiment = client.get_experiment_by_name(name)
                 if experiment is None:

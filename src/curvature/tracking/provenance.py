@@ -1,5 +1,7 @@
 """Where a run came from: code, libraries, machine, job. Imports none of the libraries it names."""
 
+import contextlib
+import getpass
 import importlib.metadata
 import json
 import os
@@ -30,10 +32,13 @@ def provenance() -> dict[str, str]:
 
     Returns:
         ``commit`` (40 hex digits), ``dirty`` (``true`` if the checkout differs from it, untracked files included),
-        ``version.<package>``, ``python``, ``hostname``, ``device``, and ``slurm.*`` within a job. What cannot be found
-        out, e.g. the commit of an installed wheel, is left out.
+        ``version.<package>``, ``python``, ``hostname``, ``device``, ``slurm.*`` within a job, and MLflow's own tags for
+        user and program. What cannot be found out, e.g. the commit of an installed wheel, is left out.
     """
     tags = {"python": platform.python_version(), "hostname": socket.gethostname(), "device": device()}
+    tags["mlflow.source.name"] = Path(sys.argv[0]).name or "python"
+    with contextlib.suppress(OSError, KeyError):
+        tags["mlflow.user"] = getpass.getuser()
     tags |= _git(Path(__file__).parent) or _git(Path.cwd())
     for package in PACKAGES:
         try:

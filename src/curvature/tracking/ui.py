@@ -36,11 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
     if port is None:
         print(f"error: no free port between {FIRST_PORT} and {FIRST_PORT + PORTS - 1}; use --port", file=sys.stderr)
         return 1
-    print(f"MLflow on {store.redact(uri)}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    store.configure()
+    print(f"MLflow on {store.redact(uri)}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    for experiment in store.client(uri).search_experiments(order_by=["name ASC"]):
+        if experiment.name != "Default":
+            print(f"  {experiment.name:20} {experiment_page(port, experiment.experiment_id)}")
+    sys.stdout.flush()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", *store.ui_arguments(uri, port)])
+
+
+def experiment_page(port: int, experiment_id: str) -> str:
+    """Address of the table of runs; without the query MLflow opens its pages for language-model applications."""
+    return f"http://127.0.0.1:{port}/#/experiments/{experiment_id}?workflowType=machine_learning"
 
 
 def free_port() -> int | None:

@@ -1,0 +1,157 @@
+"""kill -9 at random moments, of training and of the helper, ends with each metric in MLflow exactly once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tracking_support import history, runs, wait_until
+
+from curvature.tracking import deliver_all
+from curvature.tracking.state import Intent
+from curvature.tracking.wal import records
+
+TRAINEE = Path(__file__).with_name("trainee.py")
+
+
+def train(directory, uri, experiment, steps, pause=0.002):
+    command = [sys.executable, str(TRAINEE), str(directory), uri, experiment, str(steps), str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def completed(process):
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return json.loads(output)
+
+
+def helper_of(process):
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    pids = [int(line.split()[0]) for line in found.stdout.splitlines() if "curvature.tracking.courier" in line]
+    return pids[0] if pids else None
+
+
+def logged_steps(directory):
+    return sum(record["key"] == "train/loss" for record in records(directory / "metrics.jsonl"))
+
+
+def attempts(directory):
+    intent = Intent.load(directory)
+    return intent.attempt if intent else 0
+
+
+def assert_exact(database, experiment, steps, names=("base-s0",)):
+    """One run, FINISHED; every step of every metric once, in order, with the right value."""
+    found = runs(database, experiment)
+    assert [status for _, status in found] == ["FINISHED"] * len(names)
+    for run_id, _ in found:
+        assert history(database, run_id, "train/loss") == [(step, 1.0 / (step + 3)) for step in range(steps)]
+        assert history(database, run_id, "val/accuracy") == [(step, step / steps) for step in range(4, steps, 5)]
+
+
+def assert_log_in_order(directory, steps):
+    logged = [record["step"] for record in records(directory / "metrics.jsonl") if record["key"] == "train/loss"]
+    assert logged == list(range(steps))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_killed_at_random_moments_resumes_without_gap_or_double(outputs, seed):
+    chance = random.Random(seed)
+    directory, uri = outputs / "runs" / "sam_vit" / "abc", f"sqlite:///{outputs}/mlflow.db"
+    for attempt, target in enumerate(sorted(chance.sample(range(20, 550), 4)), start=1):
+        process = train(directory, uri, "sam_vit", 600)
+        wait_until(lambda attempt=attempt: attempts(directory) == attempt, 60)
+        wait_until(lambda target=target: logged_steps(directory) >= target, 60)
+        time.sleep(chance.random() * 0.3)
+        process.kill()
+        process.communicate()
+    assert completed(train(directory, uri, "sam_vit", 600))["delivered"]
+    assert_exact(outputs / "mlflow.db", "sam_vit", 600)
+    assert_log_in_order(directory, 600)
+    assert attempts(directory) == 5
+    assert not list(directory.glob(".*.tmp"))
+
+
+def test_training_may_be_killed_before_it_has_begun_to_log(outputs):
+    directory, uri = outputs / "runs" / "sam_vit" / "abc", f"sqlite:///{outputs}/mlflow.db"
+    for delay in (0.1, 0.3, 0.5, 0.8, 1.2):
+        process = train(directory, uri, "sam_vit", 100)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    assert completed(train(directory, uri, "sam_vit", 100))["delivered"]
+    assert_exact(outputs / "mlflow.db", "sam_vit", 100)
+
+
+def test_the_helper_killed_at_random_moments_is_replaced_and_sends_nothing_twice(outputs, server):
+    """Killing between the server's commit and the note of it is the case that sends a batch again."""
+    chance = random.Random(2)
+    directory = outputs / "runs" / "sam_vit" / "abc"
+    process = train(directory, server.uri, "helper_killed", 1500, pause=0.004)
+    killed = 0
+    while process.poll() is None and killed < 4:
+        helper = helper_of(process)
+        if helper is not None and (directory / "delivery.json").exists():
+            time.sleep(chance.random() * 0.5)
+            os.kill(helper, signal.SIGKILL)
+            killed += 1
+            wait_until(lambda old=helper: process.poll() is not None or helper_of(process) not in (None, old), 30)
+            time.sleep(1.0)
+    assert killed >= 3
+    assert completed(process)["delivered"]
+    assert_exact(server.database, "helper_killed", 1500)
+
+
+def test_a_killed_run_shows_as_killed_and_its_metrics_arrive_without_it(outputs):
+    directory, database = outputs / "runs" / "sam_vit" / "abc", outputs / "mlflow.db"
+    process = train(directory, f"sqlite:///{database}", "sam_vit", 10_000)
+    wait_until(lambda: logged_steps(directory) > 200 and (directory / "delivery.json").exists(), 60)
+    wait_until(lambda: "run_id" in (directory / "delivery.json").read_text(), 30)
+    helper = helper_of(process)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not Path(f"/proc/{helper}").exists(), 30)
+    ((run_id, status),) = runs(database, "sam_vit")
+    assert status == "KILLED"
+    logged = logged_steps(directory)
+    assert history(database, run_id, "train/loss") == [(step, 1.0 / (step + 3)) for step in range(logged)]
+
+
+def test_training_and_helper_killed_together_are_delivered_by_the_next_who_looks(outputs):
+    directory, database = outputs / "runs" / "sam_vit" / "abc", outputs / "mlflow.db"
+    process = train(directory, f"sqlite:///{database}", "sam_vit", 10_000)
+    wait_until(lambda: helper_of(process), 30)
+    wait_until(lambda: logged_steps(directory) > 100, 60)
+    os.kill(helper_of(process), signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    assert deliver_all(outputs, f"sqlite:///{database}") == []
+    ((run_id, status),) = runs(database, "sam_vit")
+    assert status == "KILLED"
+    logged = logged_steps(directory)
+    assert history(database, run_id, "train/loss") == [(step, 1.0 / (step + 3)) for step in range(logged)]
+    assert deliver_all(outputs, f"sqlite:///{database}") == []
+
+
+def test_processes_that_start_at_once_share_a_new_sqlite_store(outputs):
+    uri = f"sqlite:///{outputs}/mlflow.db"
+    names = ["a", "b", "c"]
+    processes = [train(outputs / "runs" / "sam_vit" / name, uri, "sam_vit", 300) for name in names]
+    assert all(completed(process)["delivered"] for process in processes)
+    assert_exact(outputs / "mlflow.db", "sam_vit", 300, names)
+
+
+def test_signals_of_the_terminal_and_of_slurm_do_not_stop_the_helper(outputs):
+    directory, database = outputs / "runs" / "sam_vit" / "abc", outputs / "mlflow.db"
+    process = train(directory, f"sqlite:///{database}", "sam_vit", 1000)
+    wait_until(lambda: (directory / "delivery.json").exists(), 60)
+    helper = helper_of(process)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGCONT):
+        os.kill(helper, number)
+    assert completed(process)["delivered"]
+    assert_exact(database, "sam_vit", 1000)
