@@ -61,6 +61,8 @@ def run(cfg: DictConfig) -> RunResult:
         curvature.callbacks.interrupt.Interrupted: stopped by a signal; the same call continues.
         curvature.callbacks.divergence.Diverged: the loss became NaN or infinite.
     """
+    if (reason := interrupt.stop_requested()) is not None:
+        raise interrupt.Interrupted(reason)
     validate(cfg)
     address = fingerprint(cfg)
     directory = RunDirectory(cfg.outputs, cfg.paper, address)

@@ -1,0 +1,242 @@
+"""From finished runs to verdicts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from curvature.claims.plan import PlannedRun
+from curvature.claims.schema import Bound, Claim, Claims, Decision, Equal, Greater, Monotone, Positive, Rate, Verdict
+from curvature.claims.statistics import Effect, mean_effect, rank_effect, slope_effect
+
+MIN_SEEDS = 3
+"""With fewer paired seeds an interval says nothing, whatever its width: the part is inconclusive."""
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PartVerdict:
+    """One decision of a claim.
+
+    Attributes:
+        name: what was compared.
+        verdict: its own verdict.
+        effect: estimate and interval; None before the runs are complete.
+        threshold: what the effect is compared with; for a slope or an equivalence, both bounds.
+        values: per seed (or per run) what entered the effect.
+        informative: shown, not decided on.
+        detail: why, where the numbers do not say it.
+    """
+
+    name: str
+    verdict: Verdict
+    effect: Effect | None = None
+    threshold: tuple[float, ...] = (0.0,)
+    values: dict[str, float] = field(default_factory=dict)
+    informative: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ClaimVerdict:
+    """A claim with its verdict.
+
+    Attributes:
+        claim: the claim.
+        verdict: reproduced if all deciding parts are, contradicted if one is, else inconclusive; ``not run`` until
+            every planned run has finished.
+        parts: its decisions.
+        scale: of the runs: smoke, desk, lab or paper.
+        seeds: of the runs.
+        run_ids: MLflow runs that were judged, by ``<arm>-s<seed>``.
+        planned: number of runs that the claim needs.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    parts: list[PartVerdict]
+    scale: str
+    seeds: list[int]
+    run_ids: dict[str, str]
+    planned: int
+
+    @property
+    def caveat(self) -> str:
+        """What a verdict of this scale does not say."""
+        if self.scale == "paper" or self.verdict not in ("reproduced", "contradicted", "inconclusive"):
+            return ""
+        return f"direction at {self.scale} scale; the paper's magnitude needs its own scale (experiment=paper/...)"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, as far as judging needs it."""
+
+    run_id: str
+    metrics: Metrics
+
+
+def judge(
+    claims: Claims, selected: Sequence[Claim], runs: Sequence[PlannedRun], results: Mapping[str, Result], scale: str
+) -> list[ClaimVerdict]:
+    """Verdicts of the selected claims.
+
+    Args:
+        claims: the claims file.
+        selected: claims to judge.
+        runs: from :func:`curvature.claims.plan.plan`.
+        results: finished runs by fingerprint.
+        scale: scale of the runs.
+    """
+    return [_judge_claim(claims, claim, runs, results, scale) for claim in selected]
+
+
+def _judge_claim(
+    claims: Claims, claim: Claim, runs: Sequence[PlannedRun], results: Mapping[str, Result], scale: str
+) -> ClaimVerdict:
+    seeds = claim.seeds or claims.seeds
+    arms = {arm for part in claim.decide for arm in part.arms}
+    needed = [run for run in runs if run.arm in arms and run.seed in seeds]
+    done = [run for run in needed if run.fingerprint in results]
+    ids = {_label(run): results[run.fingerprint].run_id for run in done}
+    if claim.not_runnable is not None or not needed or len(done) < len(needed):
+        detail = claim.not_runnable or f"{len(done)} of {len(needed)} runs finished"
+        parts = [
+            PartVerdict(_name(part), "not run", informative=part.informative, detail=detail) for part in claim.decide
+        ]
+        return ClaimVerdict(claim, "not run", parts, scale, seeds, ids, len(needed))
+    parts = [_judge_part(part, [run for run in needed if run.arm in part.arms], results) for part in claim.decide]
+    return ClaimVerdict(claim, _combined(parts), parts, scale, seeds, ids, len(needed))
+
+
+def _combined(parts: Sequence[PartVerdict]) -> Verdict:
+    verdicts = {part.verdict for part in parts if not part.informative}
+    for decisive in ("contradicted", "not testable", "inconclusive"):
+        if decisive in verdicts:
+            return decisive  # type: ignore[return-value]
+    return "reproduced"
+
+
+def _judge_part(part: Decision, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
+    try:
+        match part:
+            case Greater() | Positive():
+                return _mean(part, runs, results)
+            case Bound():
+                return _bound(part, runs, results)
+            case Equal():
+                return _equal(part, runs, results)
+            case Rate() | Monotone():
+                return _swept(part, runs, results)
+    except KeyError as error:
+        return PartVerdict(
+            _name(part), "not testable", informative=part.informative, detail=f"no metric {error.args[0]}"
+        )
+    raise TypeError(type(part))
+
+
+def _per_seed(runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> dict[int, dict[str, Metrics]]:
+    table: dict[int, dict[str, Metrics]] = {}
+    for run in runs:
+        table.setdefault(run.seed, {})[run.arm] = results[run.fingerprint].metrics
+    return table
+
+
+def _mean(part: Greater | Positive, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
+    (expression,) = part.expressions()
+    values = {f"seed {seed}": expression(arms) for seed, arms in sorted(_per_seed(runs, results).items())}
+    ratio = isinstance(part, Greater) and part.statistic == "ratio"
+    margin = part.margin if part.margin is not None else (1.0 if ratio else 0.0)
+    effect = mean_effect(list(values.values()))
+    threshold = math.log(margin) if ratio else margin
+    verdict = _side(effect, threshold)
+    if ratio:
+        effect = Effect(math.exp(effect.value), _exp(effect.low), _exp(effect.high), effect.p, effect.n)
+        values = {name: math.exp(value) for name, value in values.items()}
+    return PartVerdict(_name(part), verdict, effect, (margin,), values, part.informative)
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
+
+
+def _side(effect: Effect, threshold: float) -> Verdict:
+    if effect.n < MIN_SEEDS or math.isnan(effect.value):
+        return "inconclusive"
+    if effect.low > threshold:
+        return "reproduced"
+    return "contradicted" if effect.high < threshold else "inconclusive"
+
+
+def _bound(part: Bound, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
+    value, most, *where = part.expressions()
+    excess = {}
+    for seed, arms in sorted(_per_seed(runs, results).items()):
+        if not where or where[0](arms) > 0:
+            excess[f"seed {seed}"] = value(arms) - most(arms)
+    detail = f"{len(excess)} of {len({run.seed for run in runs})} seeds eligible" if where else ""
+    if not excess:
+        return PartVerdict(_name(part), "not testable", informative=part.informative, detail=detail)
+    worst = max(excess.values(), key=lambda number: math.inf if math.isnan(number) else number)
+    verdict: Verdict = "contradicted" if not worst <= part.tolerance else "reproduced"
+    if verdict == "reproduced" and len(excess) < MIN_SEEDS:
+        verdict = "inconclusive"
+    effect = Effect(worst, min(excess.values()), worst, math.nan, len(excess))
+    return PartVerdict(_name(part), verdict, effect, (part.tolerance,), excess, part.informative, detail)
+
+
+def _equal(part: Equal, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
+    (expression,) = part.expressions()
+    values = {f"seed {seed}": expression(arms) for seed, arms in sorted(_per_seed(runs, results).items())}
+    effect = mean_effect(list(values.values()))
+    bounds = part.target - part.tolerance, part.target + part.tolerance
+    return PartVerdict(_name(part), _inside(effect, bounds), effect, bounds, values, part.informative)
+
+
+def _inside(effect: Effect, bounds: tuple[float, float]) -> Verdict:
+    if effect.n < MIN_SEEDS or math.isnan(effect.value):
+        return "inconclusive"
+    if bounds[0] <= effect.low and effect.high <= bounds[1]:
+        return "reproduced"
+    return "contradicted" if effect.high < bounds[0] or effect.low > bounds[1] else "inconclusive"
+
+
+def _swept(part: Rate | Monotone, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
+    points = []
+    for run in runs:
+        metrics = results[run.fingerprint].metrics
+        if part.metric not in metrics:
+            raise KeyError(f"{part.metric} of arm {run.arm}")
+        assert run.value is not None
+        points.append((f"{run.value:g}, seed {run.seed}", run.value, metrics[part.metric]))
+    x, y = [point[1] for point in points], [point[2] for point in points]
+    values = {name: metric for name, _, metric in points}
+    if isinstance(part, Rate):
+        effect = slope_effect(x, y)
+        return PartVerdict(_name(part), _inside(effect, part.interval), effect, part.interval, values, part.informative)
+    effect = rank_effect(x, y)
+    sign = 1.0 if part.direction == "increasing" else -1.0
+    low, high = sorted((sign * effect.low, sign * effect.high))
+    verdict = _side(Effect(sign * effect.value, low, high, effect.p, effect.n), 0.0)
+    return PartVerdict(_name(part), verdict, effect, (0.0,), values, part.informative)
+
+
+def _name(part: Decision) -> str:
+    if part.name is not None:
+        return part.name
+    match part:
+        case Greater():
+            sign = "/" if part.statistic == "ratio" else "-"
+            return f"{part.metric}: {part.better} {sign} {part.worse}"
+        case Positive() | Equal():
+            return part.value
+        case Bound():
+            return f"{part.value} <= {part.at_most}"
+        case Rate() | Monotone():
+            return f"{part.metric} over {part.arm}"
+    return type(part).__name__
+
+
+def _label(run: PlannedRun) -> str:
+    swept = f"-{run.value:g}" if run.value is not None else ""
+    return f"{run.arm}{swept}-s{run.seed}"

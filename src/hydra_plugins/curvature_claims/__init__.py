@@ -1,0 +1,1 @@
+"""Hydra plugin: the claims sweeper."""
