@@ -28,7 +28,7 @@ def main(task: Callable[[], object]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Joblib workers and DDP children see the same flag, and nothing else changes.
     try:
-        task()
+        code = task()
     except Interrupted as error:
         print(error, file=sys.stderr)
         return INTERRUPTED_EXIT
@@ -40,7 +40,64 @@ def main(task: Callable[[], object]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
+
+
+def report(arguments: list[str]) -> int:
+    """Judge without training; the body of ``report.py``, whose docstring says what it takes.
+
+    Returns:
+        1 if ``report.strict=true`` and a verdict is not the expected one, else 0.
+
+    Raises:
+        CurvatureError: an experiment without claims, or an unknown option.
+    """
+    from curvature.claims.papers import experiments_with_claims, judge_paper
+    from curvature.claims.report import log_report, write_report
+    from curvature.claims.tables import markdown, print_verdicts, write_csv
+    from curvature.tracking import default_uri, deliver_all
+
+    options = {"strict": False, "write": False}
+    experiments: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "experiment":
+            experiments = value.split(",")
+        elif key.startswith("report.") and key.removeprefix("report.") in options:
+            options[key.removeprefix("report.")] = value.lower() == "true"
+        elif key.startswith("report.") or not value:
+            raise CurvatureError(f"{argument!r} is not an option; see python -c 'import report; help(report)'")
+        else:
+            overrides.append(argument)
+    known = experiments_with_claims()
+    for name in experiments:
+        if name not in known:
+            raise CurvatureError(_with_matches(f"experiment={name} has no claims", name, known, "those that have"))
+    papers = []
+    for name in experiments or known:
+        paper = judge_paper(name, overrides)
+        if not papers:
+            deliver_all(Path(paper.config.outputs), paper.config.tracking.uri)
+            paper = judge_paper(name, overrides)
+        papers.append(paper)
+        print_verdicts(paper.verdicts, f"{name}: {paper.claims.paper.title}")
+    if not papers:
+        raise CurvatureError("no experiment has a claims file")
+    outputs = Path(papers[0].config.outputs)
+    index = write_report(papers, outputs / "report")
+    for paper in papers:
+        log_report(paper, index.parent, paper.config.tracking.uri or default_uri(outputs))
+        if options["write"]:
+            folder = config_directory().parent / "experiments" / paper.config.paper
+            suffix = "" if paper.config.scale == "desk" else f".{paper.config.scale}"
+            write_csv(paper.verdicts, folder / f"results{suffix}.csv")
+            (folder / f"verdicts{suffix}.md").write_text(markdown(paper.verdicts))
+    print(f"report: {index}")
+    surprises = [(paper.experiment, verdict) for paper in papers for verdict in paper.surprises]
+    for name, verdict in surprises:
+        print(f"{name} {verdict.claim.id}: {verdict.verdict}, expected {verdict.claim.expected}")
+    return 1 if options["strict"] and surprises else 0
 
 
 def config_directory() -> Path:

@@ -1,0 +1,13 @@
+"""Judge what has been run, without training: ``python report.py [experiment=NAME] [report.strict=true] [OVERRIDES]``.
+
+Delivers what an outage kept from MLflow, prints the verdicts of the paper (of all papers by default), writes
+``outputs/report/index.html`` and keeps it with MLflow. With ``report.write=true`` the tables in ``experiments/`` are
+written too. Exit code 1 if, with ``report.strict=true``, a verdict differs from the expected one of the claims file.
+"""
+
+import sys
+
+from curvature.cli import main, report
+
+if __name__ == "__main__":
+    sys.exit(main(lambda: report(sys.argv[1:])))
