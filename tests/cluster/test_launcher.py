@@ -2,14 +2,21 @@
 
 import json
 import os
+import pickle
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from curvature.cluster.outcome import JobFailed
+from curvature.cluster.submission import SubmittedJob
+from curvature.cluster.watch import Watch
 
 
 def test_sweep_is_one_array_and_a_repeat_submits_nothing(demo, slurm_cluster):
@@ -163,3 +170,28 @@ def test_job_of_two_nodes_runs_a_task_on_each(demo, slurm_cluster):
     assert "1 done" in done.stdout
     assert len(demo.records()) == 1
     assert all((demo.outputs / f"rank{rank}" / "steps.txt").exists() for rank in (1, 2, 3))
+
+
+def test_cluster_without_accounting_is_watched_through_squeue(demo, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "bash", "date", "wc", "sleep"):
+        (tools / name).symlink_to(shutil.which(name))
+    demo.cluster.environment["PATH"], path = str(tools), demo.cluster.environment["PATH"]
+    try:
+        done = demo.run("variant=a,b", "fail=false,true")
+    finally:
+        demo.cluster.environment["PATH"] = path
+    assert "2 done, 2 failed" in done.stdout, done.stdout + done.stderr
+
+
+def test_job_that_squeue_has_forgotten_is_judged_by_its_result(slurm_cluster, tmp_path, monkeypatch):
+    for name, value in slurm_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    good, bad = SubmittedJob("999999_0", "good", tmp_path), SubmittedJob("999999_1", "bad", tmp_path)
+    good.result.write_bytes(pickle.dumps(("success", 42)))
+    watch = Watch([good, bad], poll_seconds=1, console=Console(quiet=True))
+    watch.queue.forgets = True
+    results = watch.wait()
+    assert results[0] == 42
+    assert isinstance(results[1], JobFailed)

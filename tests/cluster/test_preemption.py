@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -136,7 +138,7 @@ def test_lost_node(own_cluster, tmp_path):
     configuration.write_text(configuration.read_text().replace("SlurmdTimeout=20", "SlurmdTimeout=8"))
     own_cluster("scontrol", "reconfigure")
     demo = Demo(own_cluster, tmp_path)
-    process = demo.start("variant=lost,orphan", "steps=300", "step_s=0.1")
+    process = demo.start("variant=lost,orphan", "steps=200", "step_s=0.1")
     own_cluster.wait_until(lambda: len(demo.records()) == 2, what="both runs")
     lost, orphan = demo.directory_of("lost"), demo.directory_of("orphan")
     own_cluster.wait_until(lambda: min(len(steps_of(lost)), len(steps_of(orphan))) > 11, what="a few steps")
@@ -151,6 +153,28 @@ def test_lost_node(own_cluster, tmp_path):
     out, error = process.communicate(timeout=150)
     assert process.returncode == 0, out + error + demo.logs()
     assert [record["status"] for record in demo.records()] == ["FINISHED"] * 2
-    assert steps_of(orphan) == list(range(300))
-    assert sorted(set(steps_of(lost))) == list(range(300))
-    assert len(steps_of(lost)) < 300 + 10
+    assert steps_of(orphan) == list(range(200))
+    assert sorted(set(steps_of(lost))) == list(range(200))
+    assert len(steps_of(lost)) < 200 + 10
+
+
+def test_plain_sbatch_template(slurm_cluster, tmp_path):
+    app = Path(__file__).parent / "demo_app"
+    shutil.copy(app / "app.py", tmp_path / "run.py")
+    shutil.copytree(app / "conf", tmp_path / "conf")
+    (tmp_path / "outputs").mkdir()
+    template = TOOL.parents[1] / "run.sbatch"
+    overrides = [f"hydra.searchpath=[file://{TOOL.parents[2] / 'conf'}]", "outputs=outputs", "steps=60"]
+    environment = slurm_cluster.environment | {"PYTHON": sys.executable}
+    command = ["sbatch", "--parsable", f"--chdir={tmp_path}", "--array=3-4", str(template), *overrides]
+    array = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    def read(key):
+        return sorted(str(json.loads(p.read_text())[key]) for p in (tmp_path / "outputs").glob("runs/demo/*/run.json"))
+
+    slurm_cluster.wait_until(lambda: read("seed") == ["3", "4"], what="both runs")
+    slurm_cluster("scancel", "--signal=TERM", f"{array}_3")
+    slurm_cluster.wait_until(lambda: read("status") == ["FINISHED"] * 2, 60, "both to finish")
+    assert read("attempt") == ["1", "2"]
+    records = (tmp_path / "outputs").glob("runs/demo/*/run.json")
+    assert all(steps_of(path.parent) == list(range(60)) for path in records)

@@ -100,7 +100,7 @@ def finished_jobs(launcher: "SlurmLauncher", job_overrides: Sequence[Sequence[st
     """
     cfg = launcher.config
     assert cfg is not None
-    claims = str(OmegaConf.select(cfg, "hydra.sweeper._target_")).endswith("ClaimsSweeper")
+    claims = "claims" in str(OmegaConf.select(cfg, "hydra.sweeper._target_")).lower()
     if claims or OmegaConf.select(cfg, "force") or not OmegaConf.select(cfg, "paper"):
         return {}
     seeds = _finished_seeds(Path(str(cfg.outputs)) / "runs")

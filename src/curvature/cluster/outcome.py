@@ -45,21 +45,21 @@ def outcome(job: SubmittedJob, state: JobState) -> Any:
         state: SLURM's last word on it.
     """
     kind, value = _read(job.result)
-    if kind == "success" and state.state not in EXPLANATIONS:
+    if kind == "success":
         return value
-    if kind == "error" and "timed-out too many times" in str(value):
+    if state.state in EXPLANATIONS:
+        reason = EXPLANATIONS[state.state]
+    elif kind == "error" and "timed-out too many times" in str(value):
         reason = "it used up its time limit slurm.max_num_timeout + 1 times; the same command continues it"
     elif kind == "error":
         reason = last_line(str(value))
-    elif state.state in EXPLANATIONS:
-        reason = EXPLANATIONS[state.state]
     else:
         reason = last_line(_tail(job.log)) or last_line(_tail(job.output)) or "it left no result"
-    return JobFailed(f"job {job.job_id} ({job.label}) ended as {_word(state, kind)}: {reason}\n  log: {job.log}")
+    return JobFailed(f"job {job.job_id} ({job.label}) ended as {_word(state)}: {reason}\n  log: {job.log}")
 
 
-def _word(state: JobState, kind: str) -> str:
-    return "FAILED" if state.state == "COMPLETED" or kind == "error" else state.state
+def _word(state: JobState) -> str:
+    return "FAILED" if state.state == "COMPLETED" else state.state
 
 
 def _read(path: Path) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY
 USUALLY_REQUEUED = frozenset({"PREEMPTED", "NODE_FAIL"})
 """States that SLURM follows by a new start, unless the partition says otherwise."""
 
+NOTHING = frozenset({"None", "None assigned", "(null)"})
+
 
 @dataclass(frozen=True)
 class JobState:
@@ -21,11 +24,13 @@ class JobState:
         state: SLURM's word, e.g. ``"RUNNING"``.
         node: node list, empty before the start.
         elapsed: run time of this stretch, ``[DD-]HH:MM:SS``.
+        reason: why it is pending, in SLURM's word, e.g. ``"Resources"``.
     """
 
     state: str = "PENDING"
     node: str = ""
     elapsed: str = ""
+    reason: str = ""
 
 
 class Queue:
@@ -36,28 +41,28 @@ class Queue:
 
     Attributes:
         calls: how many times SLURM was asked.
+        forgets: whether a job that is not mentioned has ended some time ago (squeue), rather than not started (sacct).
     """
 
     def __init__(self, arrays: Sequence[str]) -> None:
         self.arrays = list(arrays)
         self.calls = 0
-        self._accounting = True
+        self.forgets = False
 
-    def states(self) -> dict[str, JobState]:
-        """Jobs by id (``123_4`` for a task of an array). Jobs that SLURM does not mention are left out.
-
-        A SLURM that does not answer yields an empty result: controllers are restarted now and then.
-        """
+    def states(self) -> dict[str, JobState] | None:
+        """Jobs by id (``123_4`` for a task of an array); None if SLURM does not answer: controllers get restarted."""
         self.calls += 1
-        if self._accounting:
-            done = self._ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList,Elapsed", "-j")
+        if not self.forgets:
+            done = self._ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList,Elapsed,Reason", "-j")
             if done is not None and done.returncode == 0:
                 return parse(done.stdout)
-            if done is None or "accounting" not in done.stderr.lower() or "disabled" not in done.stderr.lower():
-                return {}
-            self._accounting = False
-        done = self._ask("squeue", "-h", "-t", "all", "-o", "%i|%T|%N|%M", "-j")
-        return parse(done.stdout) if done is not None and done.returncode == 0 else {}
+            if done is not None and "accounting storage is disabled" not in done.stderr.lower():
+                return None
+            self.forgets = done is not None or shutil.which("sacct") is None
+        done = self._ask("squeue", "-h", "-t", "all", "-o", "%i|%T|%N|%M|%r", "-j")
+        if done is not None and "Invalid job id" in done.stderr:
+            return {}
+        return parse(done.stdout) if done is not None and done.returncode == 0 else None
 
     def _ask(self, *command: str) -> "subprocess.CompletedProcess[str] | None":
         # Without this SLURM abbreviates the list of an array's pending tasks.
@@ -71,17 +76,17 @@ class Queue:
 
 
 def parse(text: str) -> dict[str, JobState]:
-    """Lines ``id|state|nodes|elapsed`` to states by single job id; ``123_[0-2,7%4]`` stands for four jobs."""
+    """Lines ``id|state|nodes|elapsed|reason`` to states by single job id; ``123_[0-2,7%4]`` stands for four jobs."""
     states: dict[str, JobState] = {}
     for line in text.splitlines():
         fields = line.split("|")
-        if len(fields) != 4 or "." in fields[0]:
+        if len(fields) != 5 or "." in fields[0]:
             continue
         # "CANCELLED by 1000"
-        words = fields[1].split()
-        node = "" if fields[2] in ("None assigned", "(null)") else fields[2]
+        state = (fields[1].split() or ["PENDING"])[0]
+        node, reason = ("" if word in NOTHING else word for word in (fields[2], fields[4]))
         for job in expand(fields[0]):
-            states[job] = JobState(words[0] if words else "PENDING", node, fields[3])
+            states[job] = JobState(state, node, fields[3], reason if state == "PENDING" else "")
     return states
 
 

@@ -54,7 +54,9 @@ def _request_stop(number: int, frame: FrameType | None) -> None:
     interrupt.request_stop(signal.Signals(number).name)
 
 
-def patiently(attempt: Callable[[], "JobReturn"], patience_s: float = LOCK_PATIENCE_S) -> "JobReturn":
+def patiently(
+    attempt: Callable[[], "JobReturn"], patience_s: float = LOCK_PATIENCE_S, poll_s: float = LOCK_POLL_S
+) -> "JobReturn":
     """Run ``attempt``, again and again as long as a restarted job finds its run locked.
 
     A node whose slurmd died is given up by SLURM although its processes may live on; the restarted job then waits for
@@ -68,7 +70,7 @@ def patiently(attempt: Callable[[], "JobReturn"], patience_s: float = LOCK_PATIE
         if not (locked and restarted and time.monotonic() < deadline) or interrupt.stop_requested() is not None:
             return result
         log.warning("%s; waiting", result._return_value)
-        time.sleep(LOCK_POLL_S)
+        time.sleep(poll_s)
 
 
 def go_back(handler: "SignalHandler", signal_delay_s: int) -> NoReturn:

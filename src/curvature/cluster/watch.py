@@ -23,6 +23,8 @@ RESULT_PATIENCE_S = 30.0
 REQUEUE_PATIENCE_S = 60.0
 """How long a preempted job or one whose node failed may take to be pending again."""
 LISTED = 20
+NOTICEABLY_SILENT = 5
+WAITING = frozenset({"PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED"}) | USUALLY_REQUEUED
 GROUPS = ("pending", "running", "done", "failed")
 
 
@@ -49,6 +51,7 @@ class Watch:
         self.outcomes: dict[str, Any] = {}
         self._restarts = dict.fromkeys(self.jobs, 0)
         self._ended_since: dict[str, float] = {}
+        self._unanswered = 0
         self._said = ""
 
     def wait(self) -> list[Any]:
@@ -89,23 +92,33 @@ class Watch:
 
     def poll(self) -> bool:
         """Ask SLURM once about everything; True if any job changed its state. Costs one call and O(jobs)."""
+        answer = self.queue.states()
+        self._unanswered = 0 if answer is not None else self._unanswered + 1
+        if answer is None:
+            return False
         changed = False
-        now = time.monotonic()
-        for job_id, state in self.queue.states().items():
-            before = self.states.get(job_id)
-            if before is None or job_id in self.outcomes:
+        for job in self.jobs.values():
+            if job.job_id in self.outcomes:
                 continue
-            self.states[job_id] = state
-            if state.state != before.state:
-                changed = True
-                self._ended_since.pop(job_id, None)
-                self._restarts[job_id] += before.state not in ("PENDING", "REQUEUED") and state.state == "PENDING"
-            if state.state in ENDED | USUALLY_REQUEUED:
-                since = self._ended_since.setdefault(job_id, now)
-                if self._is_final(self.jobs[job_id], state.state, now - since):
-                    self.outcomes[job_id] = outcome(self.jobs[job_id], state)
-                    changed = True
+            state = answer.get(job.job_id)
+            if state is None and self.queue.forgets:
+                state = JobState("COMPLETED" if job.result.exists() else "FAILED", self.states[job.job_id].node)
+            if state is not None:
+                changed |= self._note(job, state)
         return changed
+
+    def _note(self, job: SubmittedJob, state: JobState) -> bool:
+        before = self.states[job.job_id].state
+        self.states[job.job_id] = state
+        if state.state != before:
+            self._ended_since.pop(job.job_id, None)
+            self._restarts[job.job_id] += before not in WAITING and state.state in WAITING
+        if state.state in ENDED | USUALLY_REQUEUED:
+            now = time.monotonic()
+            since = self._ended_since.setdefault(job.job_id, now)
+            if self._is_final(job, state.state, now - since):
+                self.outcomes[job.job_id] = outcome(job, state)
+        return state.state != before
 
     def _is_final(self, job: SubmittedJob, state: str, waited_s: float) -> bool:
         if state in USUALLY_REQUEUED:
@@ -116,8 +129,7 @@ class Watch:
         """``pending``, ``running``, ``done`` or ``failed``."""
         if job_id in self.outcomes:
             return "failed" if isinstance(self.outcomes[job_id], JobFailed) else "done"
-        waiting = ("PENDING", "REQUEUED", "CONFIGURING", "SUSPENDED", *USUALLY_REQUEUED)
-        return "pending" if self.states[job_id].state in waiting else "running"
+        return "pending" if self.states[job_id].state in WAITING else "running"
 
     def counts(self) -> dict[str, int]:
         """Number of jobs by group."""
@@ -128,7 +140,8 @@ class Watch:
 
     def _headline(self) -> str:
         numbers = ", ".join(f"{number} {name}" for name, number in self.counts().items())
-        return f"SLURM {' '.join(self.arrays)}: {numbers}"
+        silent = " (SLURM does not answer)" if self._unanswered >= NOTICEABLY_SILENT else ""
+        return f"SLURM {' '.join(self.arrays)}: {numbers}{silent}"
 
     @contextlib.contextmanager
     def _display(self) -> "Iterator[Live | None]":
@@ -156,12 +169,13 @@ class Watch:
         order = {name: rank for rank, name in enumerate(("failed", "running", "pending", "done"))}
         ranked = sorted(self.jobs.values(), key=lambda job: order[self.group(job.job_id)])
         table = Table(title=self._headline(), title_justify="left")
-        for column in ("job", "arm and seed", "state", "node", "time", "restarts"):
+        for column in ("job", "arm and seed", "state", "where", "time", "restarts"):
             table.add_column(column)
         for job in ranked[:LISTED]:
             state = self.states[job.job_id]
             restarts = str(self._restarts[job.job_id] or "")
-            table.add_row(job.job_id, job.label, self.group(job.job_id), state.node, state.elapsed, restarts)
+            where = state.node or state.reason
+            table.add_row(job.job_id, job.label, self.group(job.job_id), where, state.elapsed, restarts)
         if len(ranked) > LISTED:
             table.caption = f"and {len(ranked) - LISTED} more"
         return table
