@@ -90,6 +90,7 @@ def test_o3_c2_gradient_descent_is_stable_up_to_two_over_lambda_max(seed):
     n = len(gradients)
     eta = sgd.critical_learning_rate(n)
     assert eta == pytest.approx(2 / np.linalg.eigvalsh(gradients.T @ gradients / n)[-1], rel=1e-10)
+    assert eta == pytest.approx(dense_threshold(gradients, n, False), rel=1e-10)
     assert sgd.growth_factor(1.01 * eta, n) == pytest.approx(1.0404, rel=1e-10)
 
 

@@ -1,0 +1,74 @@
+"""Figures of one sweep over learning rates: sharpness against its bound, norm and test loss, trajectories."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+History = Sequence[tuple[int, Mapping[str, float]]]
+"""Steps taken, and metrics by name and label."""
+
+
+def sweep_figure(
+    positions: Sequence[float], bounds: Sequence[float], per_lane: Sequence[Mapping[str, float]], norm: str, axis: str
+) -> "Figure":
+    """Trace, largest eigenvalue and ``2 / rate``; a parameter norm; test loss. Hollow marks are not eligible.
+
+    Args:
+        positions: places of the lanes on the axis of the sweep.
+        bounds: ``2 / rate`` of the lanes.
+        per_lane: metrics of the lanes.
+        norm: metric to show, e.g. ``norm/l1``.
+        axis: label of the axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    eligible = [lane["stability/eligible"] == 1 for lane in per_lane]
+    for name, label in (("sharpness/trace", "trace"), ("sharpness/lambda_max", "largest eigenvalue")):
+        values = [lane[name] for lane in per_lane]
+        (line,) = left.plot(positions, values, label=label)
+        for place, value, filled in zip(positions, values, eligible):
+            left.plot(place, value, "o", color=line.get_color(), fillstyle="full" if filled else "none")
+    left.plot(positions, bounds, "k--", label="2 / learning rate")
+    left.legend()
+    left.set_ylabel("sharpness")
+    middle.plot(positions, [lane[norm] for lane in per_lane], "o-")
+    middle.set_ylabel(norm.removeprefix("norm/").replace("_", " "))
+    right.plot(positions, [lane["test/loss"] for lane in per_lane], "o-")
+    right.set_ylabel("test loss")
+    for panel in (left, middle, right):
+        panel.set(xscale="log", yscale="log", xlabel=axis)
+        _at_least_a_decade(panel)
+    return figure
+
+
+def trajectory_figure(history: History, labels: Sequence[str], bounds: Sequence[float]) -> "Figure":
+    """Training loss, test loss, and trace with ``2 / rate`` (dashed) over the steps, one colour a lane."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    steps = [step for step, _ in history]
+    for label, bound in zip(labels, bounds):
+        for panel, name in zip(panels, ("train/loss", "test/loss", "sharpness/trace")):
+            values = [metrics[f"{name}/{label}"] for _, metrics in history]
+            (line,) = panel.plot(steps, values, label=label.replace("_", " "))
+            panel.set(yscale="log", xlabel="step", ylabel=name)
+            panel.set_xscale("symlog", linthresh=max(steps[1:2] or [1]))
+        panels[2].axhline(bound, color=line.get_color(), linestyle="--", linewidth=0.8)
+    panels[0].legend(fontsize="small")
+    for panel in panels:
+        _at_least_a_decade(panel)
+    return figure
+
+
+def _at_least_a_decade(panel: "Axes") -> None:
+    """Keep a logarithmic axis from blowing up differences of a few percent."""
+    low, high = panel.get_ylim()
+    if high < 10 * low:
+        centre = (low * high) ** 0.5
+        panel.set_ylim(centre / 10**0.5, centre * 10**0.5)
