@@ -105,12 +105,21 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
     from curvature.tracking import Tracker, default_uri
 
     parts = _build(cfg)
-    if cfg.force and directory.path.exists():
-        _supersede(cfg, directory)
-    record = directory.read()
-    attempt = int(record.get("attempt", 0)) + 1
     arm = console.arm_name(cfg)
     resolved = OmegaConf.to_container(cfg, resolve=True)
+    tracker = Tracker(
+        directory.path,
+        cfg.tracking.uri or default_uri(Path(cfg.outputs)),
+        experiment=cfg.paper,
+        run_name=f"{arm}-s{cfg.seed}",
+        tags=_tags(cfg, arm, directory.fingerprint),
+        params=_flatten(resolved),
+        flush_seconds=cfg.tracking.flush_seconds,
+    )
+    trainer = _trainer(cfg, parts, directory, tracker)
+    if cfg.force and directory.path.exists():
+        _supersede(cfg, directory)
+    attempt = int(directory.read().get("attempt", 0)) + 1
     write_atomically(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
     directory.update(
         paper=cfg.paper,
@@ -123,20 +132,11 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
         reason=None,
     )
     console.plan(cfg, arm, directory.path, parts.module, parts.datamodule, resuming=attempt > 1)
-    tracker = Tracker(
-        directory.path,
-        cfg.tracking.uri or default_uri(Path(cfg.outputs)),
-        experiment=cfg.paper,
-        run_name=f"{arm}-s{cfg.seed}",
-        tags=_tags(cfg, arm, directory.fingerprint),
-        params=_flatten(resolved),
-        flush_seconds=cfg.tracking.flush_seconds,
-    )
     tracker.start()
     tracker.log_artifact(directory.path / "config.yaml")
     started = time.monotonic()
     try:
-        metrics = _train_and_test(cfg, parts, directory, tracker)
+        metrics = _train_and_test(cfg, parts, trainer, directory, tracker)
         for path in sorted(directory.artifacts.rglob("*")):
             if path.is_file():
                 tracker.log_artifact(path, str(path.parent.relative_to(directory.artifacts)).strip("."))
@@ -159,7 +159,8 @@ def _follow(cfg: DictConfig, directory: RunDirectory) -> RunResult:
     from curvature.tracking import NullTracker
 
     with interrupt.handled():
-        _train_and_test(cfg, _build(cfg), directory, NullTracker())
+        parts, tracker = _build(cfg), NullTracker()
+        _train_and_test(cfg, parts, _trainer(cfg, parts, directory, tracker), directory, tracker)
     return RunResult(directory.fingerprint, directory.path, RUNNING)
 
 
@@ -188,12 +189,10 @@ def _build(cfg: DictConfig) -> _Parts:
     return _Parts(datamodule, module, callbacks)
 
 
-def _train_and_test(
-    cfg: DictConfig, parts: _Parts, directory: RunDirectory, tracker: "Tracker | NullTracker"
-) -> dict[str, float]:
+def _trainer(cfg: DictConfig, parts: _Parts, directory: RunDirectory, tracker: "Tracker | NullTracker") -> "pl.Trainer":
     import pytorch_lightning as pl
 
-    from curvature.callbacks.checkpoint import ResumableCheckpoint, latest_intact
+    from curvature.callbacks.checkpoint import ResumableCheckpoint
     from curvature.callbacks.divergence import StopOnDivergence
     from curvature.callbacks.progress import ProgressBar
     from curvature.tracking.lightning import RunLogger
@@ -211,17 +210,31 @@ def _train_and_test(
     if options.get("enable_progress_bar", True):
         own.append(ProgressBar())
     with _config_errors():
-        trainer = pl.Trainer(
-            **_trainer_options(options),
-            max_epochs=1,
-            logger=RunLogger(tracker),
-            callbacks=[*own, *parts.callbacks],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            default_root_dir=str(directory.path),
-        )
+        try:
+            return pl.Trainer(
+                **_trainer_options(options),
+                max_epochs=1,
+                logger=RunLogger(tracker),
+                callbacks=[*own, *parts.callbacks],
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                default_root_dir=str(directory.path),
+            )
+        except (ValueError, TypeError) as error:
+            raise CurvatureError(f"trainer: {error}") from error
+
+
+def _train_and_test(
+    cfg: DictConfig,
+    parts: _Parts,
+    trainer: "pl.Trainer",
+    directory: RunDirectory,
+    tracker: "Tracker | NullTracker",
+) -> dict[str, float]:
+    from curvature.callbacks.checkpoint import latest_intact
+
     resume_from, damaged = latest_intact(directory.checkpoints)
     for path in damaged:
         fallback = f"continuing from {resume_from.name}" if resume_from else "starting from the beginning"

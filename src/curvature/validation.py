@@ -18,12 +18,12 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming the key, the value and what is allowed.
     """
+    if not cfg.paper:
+        raise ConfigError("experiment", None, "choose an experiment, e.g. experiment=sam_vit")
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(getattr(error, "full_key", None) or "config"), None, str(error).splitlines()[0]) from None
-    if not cfg.paper:
-        raise ConfigError("experiment", None, "choose an experiment, e.g. experiment=sam_vit")
     if cfg.scale not in SCALES:
         raise ConfigError("scale", cfg.scale, f"one of {', '.join(SCALES)}")
     _integer("seed", cfg.seed, least=0, most=2**32 - 1)

@@ -8,7 +8,7 @@ EXPERIMENT = ["experiment=sam_vit", "+debug=smoke"]
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["optimizr.lr=1"], ["unknown key 'optimizr.lr'", "optimizer.lr"]),
+        (["optimizr.rho=1"], ["unknown key 'optimizr.rho'", "optimizer.rho"]),
         (["data.batchsize=4"], ["unknown key 'data.batchsize'", "data.batch_size"]),
         (["model=vit_desks"], ["model=vit_desks", "vit_desk"]),
         (["optimizer=sma"], ["optimizer=sma", "sam"]),

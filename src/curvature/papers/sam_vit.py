@@ -27,12 +27,8 @@ class SamViT(Classifier):
         self.m = m
 
     def check_data(self, datamodule: Any, processes: int = 1) -> None:
-        """Raises ConfigError unless ``m`` divides the batch of one device.
-
-        Args:
-            datamodule: its ``batch_size`` is the global batch.
-            processes: devices the batch is divided among.
-        """
+        """Raises ConfigError unless ``m`` divides the batch of one device; arguments as in the base class."""
+        super().check_data(datamodule, processes)
         local = datamodule.batch_size // processes
         if self.m is not None and (self.m < 1 or local % self.m):
             raise ConfigError("module.m", self.m, f"a divisor of the batch per device, {local}")

@@ -53,6 +53,15 @@ class Classifier(pl.LightningModule):
         logits: torch.Tensor = self.model(inputs)
         return logits
 
+    def check_data(self, datamodule: Any, processes: int = 1) -> None:
+        """Raises ConfigError if optimiser or schedule cannot be built, before anything is trained.
+
+        Args:
+            datamodule: its ``batch_size`` is the global batch.
+            processes: devices the batch is divided among.
+        """
+        self.configure_optimizers()
+
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.model.named_parameters())
         return [optimizer], [self.schedule_factory(optimizer, max_steps=self.max_steps)]
