@@ -52,6 +52,9 @@ def test_sgd_obeys_the_trace_bound_and_gradient_descent_only_its_own():
     assert sgd["stability/trace_max"] <= 1.001 and sgd["stability/growth_max"] <= 1.001
     assert descent["stability/lambda_max_max"] <= 1.001 and descent["stability/trace_full_max"] > 2
     assert sgd["sweep/spearman/sharpness/trace"] == -1
+    assert 0 < sgd["generalisation/ratio_max"] < 1 and "generalisation/ratio_max" not in descent
+    bounds = [sgd[f"generalisation/bound/lr_{rate}"] for rate in (0.01, 0.04, 0.16)]
+    assert bounds[0] > bounds[1] > bounds[2]
     assert sgd["test/loss/lr_0.16"] < 0.5 * descent["test/loss/lr_0.16"]
     assert sgd["sharpness/trace/lr_0.04"] == pytest.approx(2 / 0.04 * sgd["stability/trace/lr_0.04"])
 

@@ -13,6 +13,7 @@ from curvature.errors import ConfigError
 from curvature.stability import Conduct, LinearisedSGD, Recipe, Replicas, spread
 from curvature.stability.autograd import AutogradFamily
 from curvature.stability.descent import ChunkedDescent
+from curvature.stability.generalisation import stable_gap_bound
 from curvature.stability.plots import sweep_figure, trajectory_figure
 from curvature.stability.problems import Problem
 from curvature.stability.summary import Lane, lane_metrics, sweep_metrics
@@ -133,6 +134,8 @@ class SgdStability(pl.LightningModule):
         size, replacement = self.recipe.batch_size, self.recipe.replacement
         drawn = (samples, False) if size is None else (size, replacement)
         per_lane = [lane_metrics(lane, *drawn) for lane in lanes]
+        if size == 1:
+            self.results |= self._generalisation(lanes, per_lane)
         for lane, metrics in zip(lanes, per_lane):
             self.results |= {f"{name}/{lane.label}": value for name, value in metrics.items()}
         self.results |= sweep_metrics(lanes, per_lane)
@@ -238,6 +241,18 @@ class SgdStability(pl.LightningModule):
                 metrics[f"escape/log_slope/{label}"] = float(np.polyfit(steps, logs, 1)[0])
         metrics["escape/agreement"] = float(np.mean(agree))
         return metrics
+
+    def _generalisation(self, lanes: list[Lane], per_lane: list[dict[str, float]]) -> dict[str, float]:
+        """Adds gap and bound to eligible lanes; returns the largest ratio of the two."""
+        assert self.replicas is not None and self.problem is not None
+        ratios = []
+        for lane, metrics in zip(lanes, per_lane):
+            bound = stable_gap_bound(self.replicas.family, self.problem, lane.rate)
+            if lane.eligible and bound is not None:
+                gap = abs(metrics["test/loss"] - metrics["train/loss"])
+                metrics |= {"generalisation/gap": gap, "generalisation/bound": bound}
+                ratios.append(gap / bound)
+        return {"generalisation/ratio_max": max(ratios)} if ratios else {}
 
     def _plot(self, lanes: list[Lane], per_lane: list[dict[str, float]]) -> None:
         tracker = self.logger.experiment  # type: ignore[union-attr]

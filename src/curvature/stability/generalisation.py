@@ -2,7 +2,13 @@
 
 import math
 
+import torch
 from torch import Tensor
+
+from curvature.stability.diagonal import DiagonalFamily
+from curvature.stability.family import Family
+from curvature.stability.problems import Problem
+from curvature.stability.relu import ReLUFamily
 
 
 def gap_bound(complexity: float, largest_error: float, samples: int, delta: float = 0.05) -> float:
@@ -39,3 +45,20 @@ def relu_gap_bound(path_norm: float, truth_path_norm: float, samples: int, dim: 
     radius = math.sqrt(dim)
     complexity = 2 * path_norm * radius / math.sqrt(samples)
     return gap_bound(complexity, radius * (path_norm + truth_path_norm), samples, delta)
+
+
+def stable_gap_bound(family: Family, problem: Problem, rate: float) -> float | None:
+    """Bound on the generalisation gap of all minima that single-sample SGD at ``rate`` can be stable at.
+
+    None where none is derived: other nets than diagonal linear and two-layer ReLU nets, and data without a known truth.
+    For ReLU nets the population trace stands in for the one on the training set.
+    """
+    if problem.truth is None:
+        return None
+    samples, dim = problem.inputs.shape
+    if isinstance(family, DiagonalFamily):
+        return diagonal_gap_bound(stable_l1(rate, problem.inputs), float(problem.truth.abs().sum()), samples, dim)
+    if isinstance(family, ReLUFamily):
+        truth = float(torch.linalg.vector_norm(problem.truth, dim=-1).sum())
+        return relu_gap_bound(stable_path_norm(rate, dim), truth, samples, dim)
+    return None
