@@ -25,5 +25,6 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClust
 @pytest.fixture
 def demo(slurm_cluster: SlurmCluster, tmp_path: Path) -> Iterator[Demo]:
     """The demo application on the shared cluster; jobs that a test leaves are cancelled."""
-    yield Demo(slurm_cluster, tmp_path)
-    slurm_cluster.cancel_all()
+    application = Demo(slurm_cluster, tmp_path)
+    yield application
+    application.cancel()

@@ -1,6 +1,5 @@
 """How tests start, query and stop a real Slurm cluster."""
 
-import getpass
 import json
 import os
 import subprocess
@@ -50,11 +49,6 @@ class SlurmCluster:
         words = self("scontrol", "-o", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def cancel_all(self) -> None:
-        self("scancel", "--user", getpass.getuser())
-        self("scancel", "--full", "--signal=KILL", "--user", getpass.getuser())
-        self.wait_until(lambda: not self("squeue", "-h"), what="all jobs to be gone")
-
     def status(self) -> dict:
         return json.loads(self(sys.executable, TOOL, "status", "--directory", self.directory))
 
@@ -100,6 +94,22 @@ class Demo:
         assert done.returncode == 0, done.stdout + done.stderr
         (index,) = self.outputs.glob("slurm/*/jobs.json")
         return [row["job"] for row in json.loads(index.read_text())]
+
+    def arrays(self) -> list[str]:
+        """Job ids as sbatch returned them."""
+        rows = [row for index in self.outputs.glob("slurm/*/jobs.json") for row in json.loads(index.read_text())]
+        return sorted({row["job"].partition("_")[0] for row in rows})
+
+    def cancel(self) -> None:
+        """Cancel its jobs and wait for their end."""
+        for array in self.arrays():
+            for options in ([], ["--full", "--signal=KILL"]):
+                # A job that is gone is no error here.
+                subprocess.run(["scancel", *options, array], env=self.cluster.environment, capture_output=True)
+            shown = ["squeue", "-h", "-j", array]
+            self.cluster.wait_until(
+                lambda shown=shown: not subprocess.run(shown, env=self.cluster.environment, capture_output=True).stdout
+            )
 
     def records(self) -> list[dict]:
         """``run.json`` of every run."""

@@ -36,10 +36,11 @@ with initialize_config_dir(folder, version_base="1.3"):
     start = time.perf_counter()
     returns = launcher.launch(jobs, 0)
     launched = time.perf_counter() - start
-array = f"--array=0-{len(jobs) - 1}"
+plain = ["sbatch", "--parsable", "--hold", f"--array=0-{len(jobs) - 1}", "--output=/dev/null", "--wrap=true"]
 start = time.perf_counter()
-subprocess.run(["sbatch", "--hold", array, "--output=/dev/null", "--wrap=true"], check=True, stdout=subprocess.DEVNULL)
+array = subprocess.run(plain, check=True, capture_output=True, text=True).stdout.strip()
 sbatch = time.perf_counter() - start
+subprocess.run(["scancel", array], check=True)
 assert len({job.return_value.job_id for job in returns}) == len(jobs)
 print((launched - sbatch) / len(jobs))
 """

@@ -139,9 +139,8 @@ def test_live_table_and_cancel_on_ctrl_c(demo, slurm_cluster):
     assert terminal.exit_code() == 1
     # What was cancelled was saved first, and does not come back.
     slurm_cluster.wait_until(lambda: [r["status"] for r in demo.records()] == ["KILLED"] * 2, what="the save")
-    slurm_cluster.wait_until(lambda: not slurm_cluster("squeue", "-h"), what="an empty queue")
-    (index,) = demo.outputs.glob("slurm/*/jobs.json")
-    array = json.loads(index.read_text())[0]["job"].partition("_")[0]
+    (array,) = demo.arrays()
+    slurm_cluster.wait_until(lambda: not slurm_cluster("squeue", "-h", "-j", array), what="the end of the jobs")
     assert all(state.startswith("CANCELLED") for state in slurm_cluster.accounting(array).values())
 
 
@@ -152,7 +151,7 @@ def test_ctrl_c_can_leave_the_jobs(demo, slurm_cluster):
     terminal.expect("[l]eave")
     terminal.type("l\n")
     assert terminal.exit_code() == 0
-    assert slurm_cluster("squeue", "-h")
+    assert slurm_cluster("squeue", "-h", "-j", *demo.arrays())
     slurm_cluster.wait_until(lambda: demo.records()[0]["status"] == "FINISHED", what="the run to finish")
 
 
@@ -161,7 +160,7 @@ def test_ctrl_c_without_a_terminal_leaves_the_jobs(demo, slurm_cluster):
     slurm_cluster.wait_until(demo.records, what="the start")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 0
-    assert slurm_cluster("squeue", "-h")
+    assert slurm_cluster("squeue", "-h", "-j", *demo.arrays())
 
 
 def test_job_of_two_nodes_runs_a_task_on_each(demo, slurm_cluster):

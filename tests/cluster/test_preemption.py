@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_harness import TOOL, Demo, SlurmCluster
+from slurm_harness import TOOL, Demo, SlurmCluster, start_cluster, stop_cluster
 
 sys.path.insert(0, str(TOOL.parent))
 import processes
@@ -41,6 +41,39 @@ def steps_of(directory: Path) -> list[int]:
     return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def time_limited(slurm_cluster, tmp_path_factory):
+    """A run that meets its time limit again and again; it takes SLURM a minute, so it goes on in the background."""
+    demo = Demo(slurm_cluster, tmp_path_factory.mktemp("limit"))
+    # SLURM looks at time limits every 30 s: a warning 59 s ahead of a limit of 60 s comes at the first look.
+    limits = ("slurm.timeout_min=1", "slurm.signal_delay_s=59", "slurm.max_num_timeout=1", "slurm.cpus_per_task=1")
+    yield demo, demo.start("steps=100000", *limits)
+    demo.cancel()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lost_node(tmp_path_factory):
+    """Two runs on a node that dies: all processes of one die with it, the other's run on unseen. In the background."""
+    cluster = start_cluster(tmp_path_factory.mktemp("lost"))
+    configuration = cluster.directory / "slurm.conf"
+    configuration.write_text(configuration.read_text().replace("SlurmdTimeout=20", "SlurmdTimeout=8"))
+    cluster("scontrol", "reconfigure")
+    demo = Demo(cluster, tmp_path_factory.mktemp("node"))
+    process = demo.start("variant=lost,orphan", "steps=200", "step_s=0.1")
+    cluster.wait_until(lambda: len(demo.records()) == 2, what="both runs")
+    directories = [demo.directory_of("lost"), demo.directory_of("orphan")]
+    cluster.wait_until(lambda: all(len(steps_of(directory)) > 11 for directory in directories), what="a few steps")
+    (array,) = demo.arrays()
+    assert {cluster.details(f"{array}_{i}")["NodeList"] for i in (0, 1)} == {"node1"}
+    pids = processes_of(cluster, f"{array}_0")
+    assert len(pids) >= 5
+    os.kill(cluster.status()["daemons"]["node1"]["pid"], signal.SIGKILL)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    yield demo, process
+    stop_cluster(cluster)
+
+
 @pytest.fixture(scope="module")
 def disturbed(slurm_cluster, tmp_path_factory):
     """One sweep, each of its runs hit by another fault after a few steps; done when all runs have finished."""
@@ -64,7 +97,7 @@ def disturbed(slurm_cluster, tmp_path_factory):
     out, error = process.communicate(timeout=90)
     assert process.returncode == 0, out + error + demo.logs()
     yield demo, out
-    slurm_cluster.cancel_all()
+    demo.cancel()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -96,30 +129,6 @@ def test_nothing_is_half_written(disturbed):
         json.loads(path.read_text())
 
 
-def test_time_limit_requeues_until_the_agreed_number(demo, slurm_cluster):
-    # SLURM looks at time limits every 30 s: a warning 59 s ahead of a limit of 60 s comes at the first look.
-    done = demo.run("steps=100000", "slurm.timeout_min=1", "slurm.signal_delay_s=59", "slurm.max_num_timeout=1")
-    assert done.returncode == 1
-    assert "it used up its time limit slurm.max_num_timeout + 1 times" in done.stdout, done.stdout + demo.logs()
-    (record,) = demo.records()
-    assert record["status"] == "KILLED"
-    assert record["attempt"] == 2
-    (steps,) = demo.steps()
-    assert steps == list(range(len(steps)))
-    assert "Requeued job" in demo.logs()
-
-
-def test_preempted_job_makes_room_and_comes_back(demo, slurm_cluster):
-    (job,) = demo.submit("steps=150", "slurm.partition=preemptible")
-    slurm_cluster.wait_until(lambda: demo.steps() and len(demo.steps()[0]) > 5, what="the first steps")
-    urgent = slurm_cluster.sbatch("-p", "main", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2")
-    slurm_cluster.wait_until(lambda: slurm_cluster.accounting(urgent) == {urgent: "COMPLETED"}, 60, "the urgent job")
-    assert demo.records()[0]["status"] == "KILLED"
-    slurm_cluster.wait_until(lambda: demo.records()[0]["status"] == "FINISHED", 60, "the preempted job")
-    assert demo.steps() == [list(range(150))]
-    assert slurm_cluster.details(job)["Restarts"] == "1"
-
-
 def test_signal_reaches_every_process_of_a_job(demo, slurm_cluster):
     (job,) = demo.submit("steps=120", "slurm.nodes=2")
     follower = demo.outputs / "rank1"
@@ -130,32 +139,6 @@ def test_signal_reaches_every_process_of_a_job(demo, slurm_cluster):
     assert demo.steps() == [list(range(120))]
     assert steps_of(follower) == list(range(120))
     assert len((follower / "attempts.txt").read_text().splitlines()) == 2
-
-
-def test_lost_node(own_cluster, tmp_path):
-    """A node that loses power, and one whose slurmd alone dies so that its processes run on unseen."""
-    configuration = own_cluster.directory / "slurm.conf"
-    configuration.write_text(configuration.read_text().replace("SlurmdTimeout=20", "SlurmdTimeout=8"))
-    own_cluster("scontrol", "reconfigure")
-    demo = Demo(own_cluster, tmp_path)
-    process = demo.start("variant=lost,orphan", "steps=200", "step_s=0.1")
-    own_cluster.wait_until(lambda: len(demo.records()) == 2, what="both runs")
-    lost, orphan = demo.directory_of("lost"), demo.directory_of("orphan")
-    own_cluster.wait_until(lambda: min(len(steps_of(lost)), len(steps_of(orphan))) > 11, what="a few steps")
-    (index,) = demo.outputs.glob("slurm/*/jobs.json")
-    array = json.loads(index.read_text())[0]["job"].partition("_")[0]
-    assert {own_cluster.details(f"{array}_{i}")["NodeList"] for i in (0, 1)} == {"node1"}
-    pids = processes_of(own_cluster, f"{array}_0")
-    assert len(pids) >= 5
-    os.kill(own_cluster.status()["daemons"]["node1"]["pid"], signal.SIGKILL)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    out, error = process.communicate(timeout=150)
-    assert process.returncode == 0, out + error + demo.logs()
-    assert [record["status"] for record in demo.records()] == ["FINISHED"] * 2
-    assert steps_of(orphan) == list(range(200))
-    assert sorted(set(steps_of(lost))) == list(range(200))
-    assert len(steps_of(lost)) < 200 + 10
 
 
 def test_plain_sbatch_template(slurm_cluster, tmp_path):
@@ -178,3 +161,38 @@ def test_plain_sbatch_template(slurm_cluster, tmp_path):
     assert read("attempt") == ["1", "2"]
     records = (tmp_path / "outputs").glob("runs/demo/*/run.json")
     assert all(steps_of(path.parent) == list(range(60)) for path in records)
+
+
+def test_time_limit_requeues_until_the_agreed_number(time_limited):
+    demo, process = time_limited
+    out, _ = process.communicate(timeout=150)
+    assert process.returncode == 1
+    assert "it used up its time limit slurm.max_num_timeout + 1 times" in out, out + demo.logs()
+    (record,) = demo.records()
+    assert record["status"] == "KILLED"
+    assert record["attempt"] == 2
+    (steps,) = demo.steps()
+    assert steps == list(range(len(steps)))
+    assert "Requeued job" in demo.logs()
+
+
+def test_preempted_job_makes_room_and_comes_back(demo, slurm_cluster):
+    (job,) = demo.submit("steps=150", "slurm.partition=preemptible")
+    slurm_cluster.wait_until(lambda: demo.steps() and len(demo.steps()[0]) > 5, what="the first steps")
+    urgent = slurm_cluster.sbatch("-p", "main", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2")
+    slurm_cluster.wait_until(lambda: slurm_cluster.accounting(urgent) == {urgent: "COMPLETED"}, 60, "the urgent job")
+    assert demo.records()[0]["status"] == "KILLED"
+    slurm_cluster.wait_until(lambda: demo.records()[0]["status"] == "FINISHED", 60, "the preempted job")
+    assert demo.steps() == [list(range(150))]
+    assert slurm_cluster.details(job)["Restarts"] == "1"
+
+
+def test_lost_node(lost_node):
+    demo, process = lost_node
+    out, error = process.communicate(timeout=150)
+    assert process.returncode == 0, out + error + demo.logs()
+    assert [record["status"] for record in demo.records()] == ["FINISHED"] * 2
+    assert steps_of(demo.directory_of("orphan")) == list(range(200))
+    steps = steps_of(demo.directory_of("lost"))
+    assert sorted(set(steps)) == list(range(200))
+    assert len(steps) < 200 + 10

@@ -127,7 +127,9 @@ def test_training_and_helper_killed_together_are_delivered_by_the_next_who_looks
     process = train(directory, f"sqlite:///{database}", "sam_vit", 10_000)
     wait_until(lambda: helper_of(process), 30)
     wait_until(lambda: logged_steps(directory) > 100, 60)
-    os.kill(helper_of(process), signal.SIGKILL)
+    helper = helper_of(process)
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(helper, signal.SIGKILL)
     process.kill()
     process.communicate()
     assert deliver_all(outputs, f"sqlite:///{database}") == []
@@ -144,6 +146,22 @@ def test_processes_that_start_at_once_share_a_new_sqlite_store(outputs):
     processes = [train(outputs / "runs" / "sam_vit" / name, uri, "sam_vit", 300) for name in names]
     assert all(completed(process)["delivered"] for process in processes)
     assert_exact(outputs / "mlflow.db", "sam_vit", 300, names)
+
+
+OPEN_AT = """
+import sys, time, mlflow.tracking
+from curvature.tracking.store import client
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+client(sys.argv[1])
+"""
+
+
+def test_a_new_sqlite_store_can_be_opened_by_several_at_the_same_moment(tmp_path):
+    moment = str(time.time() + 6)
+    command = [sys.executable, "-c", OPEN_AT, f"sqlite:///{tmp_path}/mlflow.db", moment]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 3
+    assert [process.returncode for process in processes] == [0] * 3
 
 
 def test_signals_of_the_terminal_and_of_slurm_do_not_stop_the_helper(outputs):

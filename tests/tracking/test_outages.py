@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from tracking_support import history, runs, wait_until
+from tracking_support import history, rows, runs, wait_until
 
 from curvature.tracking import Tracker, deliver_all
 from curvature.tracking.state import Progress
@@ -15,10 +15,10 @@ from curvature.tracking.state import Progress
 
 @pytest.fixture
 def make(outputs):
-    def tracker(uri, experiment, **options):
+    def tracker(uri, experiment):
         tags = {"fingerprint": "f", "arm": "base", "seed": "0"}
         directory = outputs / "runs" / experiment / "abc"
-        return Tracker(directory, uri, experiment, "base-s0", tags, {"lr": 0.1}, **{"flush_seconds": 0.05} | options)
+        return Tracker(directory, uri, experiment, "base-s0", tags, {"learning_rate": 0.1}, flush_seconds=0.05)
 
     return tracker
 
@@ -75,8 +75,6 @@ def test_a_server_that_is_down_at_the_start_gets_one_run_with_the_true_start_tim
     server.start()
     assert tracker.finish("FINISHED", timeout_s=60)
     assert_exact(server, "down_at_start", 200)
-    from tracking_support import rows
-
     ((start,),) = rows(server.database, "SELECT start_time FROM runs WHERE run_uuid = ?", tracker.run_id)
     assert before <= start <= begun
 
@@ -157,11 +155,14 @@ def test_a_server_that_accepts_and_never_answers_is_not_felt(make):
 
 
 class Unreliable:
-    """A proxy to the server that cuts off the client of some requests; the server sees them all the same."""
+    """A proxy to the server that cuts off the client of every other request with ``mark``, up to ``times`` of them.
 
-    def __init__(self, server, path, delay, times):
-        self.server, self.path, self.delay, self.times = server, path, delay, times
-        self.cut = 0
+    The server sees those all the same, ``delay`` seconds late.
+    """
+
+    def __init__(self, server, mark, delay, times):
+        self.server, self.mark, self.delay, self.times = server, mark, delay, times
+        self.seen = self.cut = 0
 
     def __call__(self, client):
         request = b""
@@ -174,7 +175,9 @@ class Unreliable:
         length = next((int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length")), 0)
         while len(body) < length:
             body += client.recv(65536)
-        cut = self.path in lines[0] and self.cut < self.times
+        marked = self.mark in lines[0] + body
+        self.seen += marked
+        cut = marked and self.seen % 2 == 1 and self.cut < self.times
         if cut:
             self.cut += 1
             client.close()
@@ -189,27 +192,37 @@ class Unreliable:
 
 
 @pytest.mark.parametrize(
-    ("path", "delay", "times"),
+    ("mark", "delay", "times"),
     [
         (b"/runs/create", 0.0, 1),
         (b"/runs/create", 3.0, 1),
-        (b"/runs/log-batch", 0.0, 6),
+        (b"train/loss", 0.0, 5),
+        (b"learning_rate", 0.0, 1),
         (b"/runs/update", 0.0, 1),
         (b"/experiments/create", 0.0, 1),
     ],
-    ids=["run", "run-late", "batch", "status", "experiment"],
+    ids=["run", "run-late", "metrics", "params", "status", "experiment"],
 )
-def test_answers_lost_on_the_way_double_nothing(server, make, path, delay, times):
+def test_answers_lost_on_the_way_double_nothing(server, make, mark, delay, times):
     """The server carries the request out, at once or seconds later, but the client never learns of it."""
-    experiment = f"lost_{path.decode().replace('/', '_')}_{delay:g}"
-    proxy = Unreliable(server, path, delay, times)
+    experiment = f"lost_{mark.decode().replace('/', '_')}_{delay:g}"
+    proxy = Unreliable(server, mark, delay, times)
     with listening(proxy) as port:
         tracker = make(f"http://127.0.0.1:{port}", experiment)
         tracker.start()
-        log_steps(tracker, 0, 500, pause=0.002)
-        wait_until(lambda: path == b"/runs/update" or proxy.cut, 30)
+        log_steps(tracker, 0, 1000, pause=0.004)
+        wait_until(lambda: mark == b"/runs/update" or proxy.cut, 30)
         time.sleep(delay + 1 if delay else 0)
         assert tracker.finish("FINISHED", timeout_s=60)
     assert 1 <= proxy.cut <= times
-    assert_exact(server, experiment, 500)
-    assert Progress.load(tracker.directory).run_id == runs(server.database, experiment)[0][0]
+    assert_exact(server, experiment, 1000)
+    ((run_id, _),) = runs(server.database, experiment)
+    assert Progress.load(tracker.directory).run_id == run_id
+    params = rows(server.database, "SELECT key, value FROM params WHERE run_uuid = ?", run_id)
+    assert params == [("learning_rate", "0.1")]
+    made = rows(
+        server.database,
+        "SELECT COUNT(*) FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = ?",
+        experiment,
+    )
+    assert made == [(2 if delay else 1,)], "only a run made late, unknown to us, has to be deleted again"

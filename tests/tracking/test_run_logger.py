@@ -54,10 +54,8 @@ def test_what_a_module_logs_is_in_mlflow_once_by_step(outputs, tmp_path):
     assert [step for step, _ in losses] == list(range(20))
     assert losses[0][1] > losses[-1][1]
     assert [step for step, _ in history(outputs / "mlflow.db", run_id, "val/loss")] == [9, 19]
-    assert rows(outputs / "mlflow.db", "SELECT DISTINCT key FROM metrics ORDER BY key") == [
-        ("train/loss",),
-        ("val/loss",),
-    ]
+    names = rows(outputs / "mlflow.db", "SELECT DISTINCT key FROM metrics ORDER BY key")
+    assert names == [("train/loss",), ("val/loss",)]
     assert rows(outputs / "mlflow.db", "SELECT * FROM params") == []
 
 

@@ -1,70 +1,49 @@
 """What the classification data modules share: splits, label noise, order, measurement batches, robustness sets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from curvature.data.corruptions import Corruption
-from curvature.data.order import SeededBatchSampler, check_batch_size
+from curvature.data.order import InOrder, SeededBatchSampler, check_batch_size
+from curvature.data.seeds import derive
+from curvature.data.sources import Examples, Source, Split, SplitBatches
+from curvature.data.splits import Size, check_size, choose
 from curvature.data.stream import StreamedDataModule
 from curvature.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
-Examples = tuple[Tensor, Tensor]
-
-
-class TensorExamples(Dataset[Examples]):
-    """Images (N, C, H, W) and labels (N,) in memory; a batch is one gather, not N look-ups.
-
-    Indices are integers or (epoch, index) pairs. ``transform(images, epoch, indices)`` is applied to the batch.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, transform: Callable[..., Tensor] | None = None) -> None:
-        self.images, self.labels, self.transform = images, labels, transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Any) -> Examples:
-        images, labels = self.__getitems__([index])
-        return images[0], labels[0]
-
-    def __getitems__(self, items: Sequence[Any]) -> Examples:
-        epoch = items[0][0] if isinstance(items[0], tuple) else 0
-        indices = torch.tensor([item[1] if isinstance(item, tuple) else item for item in items])
-        images = self.images[indices]
-        if self.transform is not None:
-            images = self.transform(images, epoch, indices)
-        return images, self.labels[indices]
 
 
 class ClassificationDataModule(StreamedDataModule):
     """Splits with their own seed, so that every arm and every run seed sees the same data.
 
-    Subclasses implement :meth:`load`, which returns the examples of the splits the source has.
+    Subclasses implement :meth:`load`, which returns the sources there are; :func:`curvature.data.splits.choose` makes
+    three splits of them. The order of training batches and their augmentation are functions of
+    (``seed``, ``order_seed``, epoch, position of the example), whatever the number of workers or processes.
 
     Args:
         num_classes: number of classes.
         image_shape: (C, H, W) of an example.
         batch_size: global training batch.
-        eval_batch_size: batch of validation and test.
-        train_size, val_size, test_size: use the first so many examples of the split's fixed permutation; None uses
-            all. Without a validation split of its own, ``val_size`` examples are held out from the end of train.
+        eval_batch_size: batch of validation and test, per process.
+        train_size, val_size, test_size: how many examples of the split to use: an integer, a share between 0 and 1, or
+            None for all. A source without a test or validation split gives that many of its training examples.
         label_noise: share of training labels that are drawn anew, uniformly over all classes.
         label_noise_seed: seed of that draw.
-        corruptions: name -> corruption; each makes one more test loader.
+        corruptions: name -> corruption, or None to leave it out; each makes one more test loader.
         seed: seed of the fixed permutation of the data.
         order_seed: seed of the order of training batches.
-        num_workers: processes that load training data.
+        num_workers: processes that load data.
 
     Attributes:
-        test_names: names of the test loaders; the first is ``clean``.
+        test_names: names of the test loaders, in order; the first is ``clean``.
 
     Raises:
-        ConfigError: a size, share or batch that the data cannot give.
+        ConfigError: a size, share or batch that cannot be given; what depends on the data itself from ``setup``.
     """
 
     def __init__(
@@ -73,12 +52,12 @@ class ClassificationDataModule(StreamedDataModule):
         image_shape: Sequence[int],
         batch_size: int,
         eval_batch_size: int = 500,
-        train_size: int | None = None,
-        val_size: int | None = None,
-        test_size: int | None = None,
+        train_size: Size = None,
+        val_size: Size = None,
+        test_size: Size = None,
         label_noise: float = 0.0,
         label_noise_seed: int = 0,
-        corruptions: Mapping[str, Corruption] | None = None,
+        corruptions: Mapping[str, Corruption | None] | None = None,
         seed: int = 0,
         order_seed: int = 0,
         num_workers: int = 0,
@@ -86,66 +65,100 @@ class ClassificationDataModule(StreamedDataModule):
         super().__init__()
         if not 0.0 <= label_noise <= 1.0:
             raise ConfigError("data.label_noise", label_noise, "a share between 0 and 1")
-        for key, size in (("train_size", train_size), ("val_size", val_size), ("test_size", test_size)):
-            if size is not None and size < 1:
-                raise ConfigError(f"data.{key}", size, "an integer >= 1, or null for all")
-        self.num_classes, self.image_shape = num_classes, tuple(image_shape)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ConfigError("data.image_shape", list(image_shape), "three integers >= 1: channels, height, width")
+        lower = {
+            "num_classes": (num_classes, 2),
+            "eval_batch_size": (eval_batch_size, 1),
+            "batch_size": (batch_size, 1),
+        }
+        lower |= {"num_workers": (num_workers, 0), "label_noise_seed": (label_noise_seed, 0)}
+        lower |= {"seed": (seed, 0), "order_seed": (order_seed, 0)}
+        for key, (value, least) in lower.items():
+            if value < least:
+                raise ConfigError(f"data.{key}", value, f"an integer >= {least}")
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+        for name, size in self.sizes.items():
+            check_size(f"data.{name}_size", size)
+        self.num_classes, self.image_shape = num_classes, tuple(image_shape)
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.label_noise, self.label_noise_seed = label_noise, label_noise_seed
-        self.corruptions = dict(corruptions or {})
-        self.seed, self.order_seed, self.num_workers = seed, order_seed, num_workers
-        self.test_names = ["clean", *self.corruptions]
-        self.splits: dict[str, Examples] = {}
+        self.corruptions = {name: corrupt for name, corrupt in (corruptions or {}).items() if corrupt is not None}
+        self.seed, self.order_seed = seed, order_seed
+        self.splits: dict[str, Split] = {}
+        self.shifted: dict[str, Split] = {}
 
-    def load(self) -> dict[str, Examples]:
-        """Images (N, C, H, W), float32 and normalised, and labels (N,), per split; ``val`` may be missing."""
+    def load(self) -> dict[str, Source]:
+        """The sources by split; ``val`` and ``test`` may be missing."""
         raise AttributeError(f"{type(self).__name__} does not say where its data comes from")
+
+    def load_shifted(self) -> dict[str, Split]:
+        """Further test sets, of images from another distribution; none by default."""
+        return {}
+
+    def in_use(self, split: Split) -> Split:
+        """Hook: ``split`` as it will be used, now that it is known which examples these are."""
+        return split
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        splits = {name: self._permuted(name, examples) for name, examples in self.load().items()}
-        if "val" not in splits:
-            splits = self._hold_out(splits)
-        for name in SPLITS:
-            splits[name] = self._first(name, splits[name])
-        images, labels = splits["train"]
-        splits["train"] = images, self._noisy(labels)
-        check_batch_size(self.batch_size, len(labels))
-        self.splits = splits
+        splits = choose(self.load(), self.sizes, self.seed)
+        check_batch_size(self.batch_size, len(splits["train"]))
+        for name, split in splits.items():
+            self._check_labels(name, split.labels)
+        shifted = self.load_shifted()
+        splits = {name: self.in_use(split) for name, split in splits.items()}
+        train = splits["train"]
+        splits["train"] = Split(train.source, train.rows, self._noisy(train.labels))
+        self._try_out(splits)
+        self.splits, self.shifted = splits, shifted
 
     @property
     def train_size(self) -> int:
-        return len(self.splits["train"][1])
+        return len(self.splits["train"])
 
     @property
     def val_size(self) -> int:
-        return len(self.splits["val"][1])
+        return len(self.splits["val"])
 
     @property
     def test_size(self) -> int:
-        return len(self.splits["test"][1])
+        return len(self.splits["test"])
 
-    def augment(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
-        """Random augmentation of training images, a function of (seed, epoch, indices); none by default."""
-        return images
+    @property
+    def test_names(self) -> list[str]:
+        return ["clean", *self.corruptions, *self.shifted]
 
     def train_loader(self) -> DataLoader[Any]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        sampler = SeededBatchSampler(self.train_size, self.batch_size, self.order_seed, rank, world)
-        examples = TensorExamples(*self.splits["train"], transform=self.augment)
-        return DataLoader(
-            examples, batch_sampler=sampler, num_workers=self.num_workers, collate_fn=_whole, pin_memory=_has_gpu()
-        )
+        train, seed = self.splits["train"], derive("run", self.seed, self.order_seed)
+        sampler = SeededBatchSampler(len(train), self.batch_size, seed, *self._process())
+        return self._loader(SplitBatches(train, seed), sampler, persistent_workers=self.num_workers > 0)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._evaluation_loader(*self.splits["val"])
+        return self._in_order(SplitBatches(self.splits["val"]))
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        images, labels = self.splits["test"]
-        corrupted = [self._evaluation_loader(corrupt(images), labels) for corrupt in self.corruptions.values()]
-        return [self._evaluation_loader(images, labels), *corrupted]
+        return [self._in_order(SplitBatches(self.splits["test"])), *self.corrupted_loaders().values()]
+
+    def corrupted_loaders(self) -> dict[str, DataLoader[Any]]:
+        """The test loaders but for the clean one, by name."""
+        test = self.splits["test"]
+        loaders = {
+            name: self._in_order(SplitBatches(test, None, corrupt)) for name, corrupt in self.corruptions.items()
+        }
+        return loaders | {name: self._in_order(SplitBatches(split)) for name, split in self.shifted.items()}
+
+    def correct(self, name: str, logits: Tensor, labels: Tensor) -> Tensor:
+        """Which of a batch of the test loader ``name`` are classified correctly, (B,) bool.
+
+        Args:
+            name: one of ``test_names``.
+            logits: (B, num_classes).
+            labels: (B,) classes, or (B, num_classes) bool where several are right.
+        """
+        prediction = logits.argmax(-1)
+        return labels.gather(1, prediction[:, None])[:, 0] if labels.ndim == 2 else prediction == labels
 
     def measurement_batches(self, count: int, split: str = "train", batch_size: int = 512) -> list[Examples]:
         """The first ``count`` examples of a split, un-augmented and in fixed order; training labels as trained on.
@@ -155,52 +168,53 @@ class ClassificationDataModule(StreamedDataModule):
         """
         if split not in SPLITS:
             raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
-        images, labels = self.splits[split]
-        if not 1 <= count <= len(labels):
-            raise ConfigError("callbacks.measures", count, f"at most the {len(labels)} examples of {split}")
-        parts = zip(images[:count].split(batch_size), labels[:count].split(batch_size), strict=True)
-        return list(parts)
-
-    def _permuted(self, name: str, examples: Examples) -> Examples:
-        images, labels = examples
-        generator = torch.Generator().manual_seed(self.seed * 3 + SPLITS.index(name))
-        order = torch.randperm(len(labels), generator=generator)
-        return images[order], labels[order]
-
-    def _hold_out(self, splits: dict[str, Examples]) -> dict[str, Examples]:
-        images, labels = splits["train"]
-        wanted = self.sizes["val"]
-        count = wanted if wanted is not None else max(1, len(labels) // 10)
-        if count >= len(labels):
-            raise ConfigError("data.val_size", count, f"fewer than the {len(labels)} training examples")
-        held, kept = (images[-count:], labels[-count:]), (images[:-count], labels[:-count])
-        return splits | {"train": kept, "val": held}
-
-    def _first(self, name: str, examples: Examples) -> Examples:
-        images, labels = examples
-        size = self.sizes[name]
-        if size is not None and size > len(labels):
-            raise ConfigError(f"data.{name}_size", size, f"at most {len(labels)}, which the {name} split has")
-        return images[:size], labels[:size]
+        if not 1 <= count <= len(self.splits[split]):
+            raise ConfigError("images", count, f"from 1 to the {len(self.splits[split])} examples of the {split} split")
+        batches = InOrder(count, batch_size)
+        return [self.splits[split].examples(batch.indices) for batch in batches]
 
     def _noisy(self, labels: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(self.label_noise_seed)
+        generator = torch.Generator().manual_seed(derive("label noise", self.label_noise_seed))
         count = round(self.label_noise * len(labels))
         chosen = torch.randperm(len(labels), generator=generator)[:count]
         labels = labels.clone()
         labels[chosen] = torch.randint(0, self.num_classes, (count,), generator=generator)
         return labels
 
-    def _evaluation_loader(self, images: Tensor, labels: Tensor) -> DataLoader[Any]:
-        examples = TensorExamples(images, labels)
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        sampler = range(rank, len(labels), world)
-        return DataLoader(examples, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=_whole)
+    def _check_labels(self, name: str, labels: Tensor) -> None:
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= self.num_classes:
+            found = f"the {name} labels run from {least} to {most}"
+            raise ConfigError("data.num_classes", self.num_classes, f"more than every label >= 0; {found}")
+
+    def _try_out(self, splits: Mapping[str, Split]) -> None:
+        """Let what cannot work fail before training: one image a split, through every transform."""
+        for name, split in splits.items():
+            images, _ = SplitBatches(split, 0 if name == "train" else None).__getitems__(next(iter(InOrder(1, 1))))
+            if tuple(images.shape[1:]) != self.image_shape:
+                allowed = f"the shape of the {name} images, {list(images.shape[1:])}"
+                raise ConfigError("data.image_shape", list(self.image_shape), allowed)
+            if name == "test":
+                for corrupt in self.corruptions.values():
+                    corrupt(images, next(iter(InOrder(1, 1))).indices)
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _in_order(self, batches: SplitBatches) -> DataLoader[Any]:
+        return self._loader(batches, InOrder(len(batches), self.eval_batch_size, *self._process()))
+
+    def _loader(self, batches: SplitBatches, sampler: Any, **options: Any) -> DataLoader[Any]:
+        return DataLoader(
+            batches,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_whole,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+            **options,
+        )
 
 
 def _whole(batch: Any) -> Any:
     return batch
-
-
-def _has_gpu() -> bool:
-    return torch.cuda.is_available()

@@ -2,30 +2,26 @@
 
 from typing import Any
 
-import torch
-
-from curvature.data.classification import ClassificationDataModule, Examples
+from curvature.data.classification import ClassificationDataModule
+from curvature.data.sources import Source, TensorSource
+from curvature.data.splits import Size
 
 
 class DigitsDataModule(ClassificationDataModule):
-    """Digits scaled to [-1, 1]; the last ``held_out`` images of the fixed permutation are the test split.
+    """Digits with pixels scaled from [0, 16] to [-1, 1]; test and validation images are held out by size.
 
     Args:
-        held_out: number of test images.
+        test_size: number of test images, the last of the fixed permutation.
         **options: see :class:`curvature.data.classification.ClassificationDataModule`.
     """
 
-    def __init__(self, held_out: int = 1000, **options: Any) -> None:
-        super().__init__(**options)
-        self.held_out = held_out
+    def __init__(self, test_size: Size = 1000, **options: Any) -> None:
+        super().__init__(test_size=test_size, **options)
 
-    def load(self) -> dict[str, Examples]:
+    def load(self) -> dict[str, Source]:
+        import torch
         from sklearn.datasets import load_digits
 
         source = load_digits()
         images = torch.from_numpy(source.images).float().unsqueeze(1) / 8.0 - 1.0
-        labels = torch.from_numpy(source.target).long()
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
-        images, labels = images[order], labels[order]
-        split = len(labels) - self.held_out
-        return {"train": (images[:split], labels[:split]), "test": (images[split:], labels[split:])}
+        return {"train": TensorSource(images, torch.from_numpy(source.target).long())}

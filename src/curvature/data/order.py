@@ -1,18 +1,29 @@
-"""The order of training examples as a pure function of (seed, epoch)."""
+"""Which examples make which batch: in training a pure function of (seed, epoch), in evaluation simply in order."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 
 
-class SeededBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Shuffled batches of (epoch, index) pairs; each process takes its contiguous share of every global batch.
+class Batch(NamedTuple):
+    """Positions of a batch's examples in their split, and the epoch, on which random augmentation depends."""
 
-    The epoch travels with the index so that random augmentation can be a function of (seed, epoch, index). Incomplete
-    last batches are dropped: all batches of a run have the same size.
+    epoch: int
+    indices: NDArray[np.int64]
+
+
+class SeededBatchSampler(Sampler[Batch]):
+    """Shuffled batches; each process takes its contiguous share of every global batch.
+
+    Examples left over when batches of equal size are full are dropped, other ones in every epoch: all batches of a run
+    have the same size.
 
     Args:
         size: number of examples.
@@ -22,7 +33,7 @@ class SeededBatchSampler(Sampler[list[tuple[int, int]]]):
         world_size: number of processes; it must divide ``batch_size``.
 
     Attributes:
-        start_batch: first batch of the next iteration, for resuming within an epoch.
+        start_batch: first batch of the next iteration, for resuming within an epoch. ``len`` stays that of an epoch.
 
     Raises:
         ConfigError: a batch that is empty, larger than the data, or not divisible among the processes.
@@ -41,13 +52,33 @@ class SeededBatchSampler(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.size // self.batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        order = torch.randperm(self.size, generator=generator).tolist()
+        order = permutation(self.size, derive("order", self.seed, epoch))
         for batch in range(self.start_batch, len(self)):
             first = batch * self.batch_size + self.rank * self.share
-            yield [(epoch, index) for index in order[first : first + self.share]]
+            yield Batch(epoch, order[first : first + self.share])
+
+
+class InOrder(Sampler[Batch]):
+    """Every example once, in order, as batches of at most ``batch_size``; process r takes examples r, r + W, ..."""
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = np.arange(rank, size, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self.indices), self.batch_size):
+            yield Batch(0, self.indices[first : first + self.batch_size])
+
+
+def permutation(size: int, seed: int) -> NDArray[np.int64]:
+    """A random order of 0, ..., size - 1; equal seeds give equal orders."""
+    order: NDArray[np.int64] = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).numpy()
+    return order
 
 
 def check_batch_size(batch_size: int, size: int, world_size: int = 1) -> None:

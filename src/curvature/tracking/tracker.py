@@ -214,9 +214,7 @@ class Tracker:
         self._warned = not self._warned
         if progress.problem is not None:
             shown = store.redact(self.uri)
-            log.warning(
-                "MLflow at %s cannot be reached (%s); training goes on, the log is kept", shown, progress.problem
-            )
+            log.warning("MLflow at %s fails; training goes on, nothing is lost (%s)", shown, progress.problem[:160])
         else:
             log.info("MLflow answers again")
 
