@@ -1,0 +1,274 @@
+"""Functions of symmetric matrices with the exact derivative, also where eigenvalues coincide.
+
+For X = U diag(l) U^T the derivative of f(X) is U [f[l_i, l_j] (U^T dX U)_ij] U^T with the divided differences f[a, b]
+(Daleckii and Krein 1965), which are f'(a) for equal eigenvalues. Differentiating through the eigenvectors instead
+divides by zero there. Every function decomposes its matrix once and keeps the eigensystem for the backward pass.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+FLOOR = 1e-14
+"""Smallest eigenvalue, relative to the largest, that functions of a positive definite matrix act on."""
+
+SINGLE_PRECISION_LIMIT = 1e5
+
+
+class Eigensystem(NamedTuple):
+    """Ascending eigenvalues (..., n) and orthonormal eigenvectors (..., n, n), in columns."""
+
+    values: Tensor
+    vectors: Tensor
+
+
+class SpectralFunction(Protocol):
+    """A scalar function and its divided differences."""
+
+    positive: bool
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """f at (..., n) eigenvalues."""
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        """f[l_i, l_j], (..., n, n)."""
+
+
+@dataclass(frozen=True)
+class Sqrt:
+    """l ** 0.5."""
+
+    positive = True
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.sqrt()
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        a, b = _pairs(values.sqrt())
+        return 1 / (a + b)
+
+
+@dataclass(frozen=True)
+class InverseSqrt:
+    """l ** -0.5."""
+
+    positive = True
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.rsqrt()
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        a, b = _pairs(values.sqrt())
+        return -1 / (a * b * (a + b))
+
+
+@dataclass(frozen=True)
+class Log:
+    """log l."""
+
+    positive = True
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.log()
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        low, excess = _ordered(values)
+        near = excess < 1e-7
+        safe = torch.where(near, 1.0, excess)
+        return torch.where(near, 1 - excess / 2, torch.log1p(safe) / safe) / low
+
+
+@dataclass(frozen=True)
+class Exp:
+    """exp l."""
+
+    positive = False
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.exp()
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        a, b = _pairs(values)
+        half = (a - b).abs() / 2
+        near = half < 1e-4
+        safe = torch.where(near, 1.0, half)
+        # exp(max) (1 - exp(-2h)) / 2h does not overflow where exp(max) does not.
+        far = -torch.expm1(-2 * safe) / (2 * safe) * torch.maximum(a, b).exp()
+        return torch.where(near, (1 + half**2 / 6) * ((a + b) / 2).exp(), far)
+
+
+@dataclass(frozen=True)
+class Power:
+    """l ** exponent."""
+
+    exponent: float
+    positive = True
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values**self.exponent
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        low, excess = _ordered(values)
+        distance = torch.log1p(excess)
+        near = distance < 1e-7
+        safe = torch.where(near, 1.0, distance)
+        p = self.exponent
+        quotient = torch.expm1(p * safe) / torch.expm1(safe)
+        return low ** (p - 1) * torch.where(near, p * (1 + (p - 1) * distance / 2), quotient)
+
+
+@dataclass(frozen=True)
+class Rectify:
+    """max(l, threshold), the ReEig of SPDNet."""
+
+    threshold: float
+    positive = False
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.clamp_min(self.threshold)
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        a, b = _pairs(values - self.threshold)
+        high, low = torch.maximum(a, b), torch.minimum(a, b)
+        mixed = high / torch.where(high == low, 1.0, high - low)
+        return torch.where(low > 0, 1.0, torch.where(high > 0, mixed, torch.zeros_like(mixed)))
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """abs l."""
+
+    positive = False
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.abs()
+
+    def divided_differences(self, values: Tensor) -> Tensor:
+        a, b = _pairs(values)
+        return torch.where(a * b > 0, a.sign(), (a + b) / (a.abs() + b.abs()).clamp_min(torch.finfo(a.dtype).tiny))
+
+
+def sym(matrix: Tensor) -> Tensor:
+    """(A + A^T) / 2."""
+    return (matrix + matrix.mT) / 2
+
+
+def eigensystem(matrix: Tensor) -> Eigensystem:
+    """Eigensystem of the symmetric part of ``matrix`` (..., n, n), without gradient."""
+    values, vectors = torch.linalg.eigh(sym(matrix.detach()))
+    return Eigensystem(values, vectors)
+
+
+def spectral(matrix: Tensor, *functions: SpectralFunction, system: Eigensystem | None = None) -> tuple[Tensor, ...]:
+    """f(X) for each of ``functions``, from one decomposition.
+
+    Args:
+        matrix: X, (..., n, n); its symmetric part is used.
+        functions: if one of them needs positive eigenvalues, eigenvalues are raised to ``FLOOR`` times the largest.
+        system: eigensystem of X, if it is at hand.
+
+    Returns:
+        One (..., n, n) for each function. In float32 a condition number beyond 1e5 is warned of.
+    """
+    outputs: tuple[Tensor, ...] = _Spectral.apply(matrix, functions, system)
+    return outputs
+
+
+def matrix_sqrt(matrix: Tensor) -> Tensor:
+    """X^(1/2) of (..., n, n)."""
+    return spectral(matrix, Sqrt())[0]
+
+
+def matrix_inverse_sqrt(matrix: Tensor) -> Tensor:
+    """X^(-1/2) of (..., n, n)."""
+    return spectral(matrix, InverseSqrt())[0]
+
+
+def matrix_log(matrix: Tensor) -> Tensor:
+    """log X of (..., n, n)."""
+    return spectral(matrix, Log())[0]
+
+
+def matrix_exp(matrix: Tensor) -> Tensor:
+    """exp X of symmetric (..., n, n)."""
+    return spectral(matrix, Exp())[0]
+
+
+def matrix_power(matrix: Tensor, exponent: float) -> Tensor:
+    """X^p of (..., n, n). Whole p >= 1 are products and need no decomposition."""
+    if exponent >= 1 and float(exponent).is_integer():
+        return torch.linalg.matrix_power(matrix, int(exponent)) if exponent > 1 else matrix
+    return spectral(matrix, power_function(exponent))[0]
+
+
+def power_function(exponent: float) -> SpectralFunction:
+    """l ** exponent, as the square root or its inverse where it is one."""
+    special: dict[float, SpectralFunction] = {0.5: Sqrt(), -0.5: InverseSqrt()}
+    return special.get(exponent) or Power(exponent)
+
+
+def rectify(matrix: Tensor, threshold: float) -> Tensor:
+    """ReEig: eigenvalues below ``threshold`` are raised to it (Huang and Van Gool 2017)."""
+    return spectral(matrix, Rectify(threshold))[0]
+
+
+def warn_if_ill_conditioned(values: Tensor) -> None:
+    """Warn of float32 matrices with condition numbers beyond 1e5, whose square roots are noise.
+
+    Args:
+        values: ascending eigenvalues (..., n).
+    """
+    if values.dtype == torch.float32 and bool((values[..., -1] > SINGLE_PRECISION_LIMIT * values[..., 0]).any()):
+        message = "float32 matrices with condition numbers beyond 1e5: use float64"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def sandwich(vectors: Tensor, values: Tensor) -> Tensor:
+    """U diag(values) U^T."""
+    return (vectors * values.unsqueeze(-2)) @ vectors.mT
+
+
+def rotate(vectors: Tensor, matrix: Tensor) -> Tensor:
+    """U A U^T."""
+    return vectors @ matrix @ vectors.mT
+
+
+class _Spectral(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, matrix: Tensor, functions: tuple[SpectralFunction, ...], system: Eigensystem | None
+    ) -> tuple[Tensor, ...]:
+        values, vectors = system or eigensystem(matrix)
+        if any(function.positive for function in functions):
+            warn_if_ill_conditioned(values)
+            values = values.maximum(FLOOR * values[..., -1:])
+        ctx.functions = functions
+        ctx.save_for_backward(values, vectors)
+        ctx.set_materialize_grads(False)
+        return tuple(sandwich(vectors, function(values)) for function in functions)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
+        values, vectors = ctx.saved_tensors
+        total: Tensor | None = None
+        for function, gradient in zip(ctx.functions, gradients):
+            if gradient is not None:
+                part = function.divided_differences(values) * rotate(vectors.mT, sym(gradient))
+                total = part if total is None else total + part
+        return None if total is None else rotate(vectors, total), None, None
+
+
+def _pairs(values: Tensor) -> tuple[Tensor, Tensor]:
+    return values.unsqueeze(-1), values.unsqueeze(-2)
+
+
+def _ordered(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The smaller of every pair, and (larger - smaller) / smaller."""
+    a, b = _pairs(values)
+    low = torch.minimum(a, b)
+    return low, (torch.maximum(a, b) - low) / low
