@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from curvature import console
 from curvature.callbacks import interrupt
+from curvature.cluster import environment
 from curvature.errors import CurvatureError
 from curvature.fingerprint import fingerprint
 from curvature.rundir import FAILED, FINISHED, KILLED, RUNNING, RunDirectory, write_atomically
@@ -117,7 +118,7 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
         flush_seconds=cfg.tracking.flush_seconds,
     )
     trainer = _trainer(cfg, parts, directory, tracker)
-    if cfg.force and directory.path.exists():
+    if cfg.force and directory.path.exists() and not environment.has_started_over(directory.read()):
         _supersede(cfg, directory)
     attempt = int(directory.read().get("attempt", 0)) + 1
     write_atomically(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
@@ -158,6 +159,10 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
 def _follow(cfg: DictConfig, directory: RunDirectory) -> RunResult:
     from curvature.tracking import NullTracker
 
+    record = directory.read()
+    if record.get("status") == FINISHED and not cfg.force:
+        # The first process will not train either: nobody would answer.
+        return RunResult(directory.fingerprint, directory.path, FINISHED, record.get("metrics", {}), trained=False)
     with interrupt.handled():
         parts, tracker = _build(cfg), NullTracker()
         _train_and_test(cfg, parts, _trainer(cfg, parts, directory, tracker), directory, tracker)
@@ -207,6 +212,7 @@ def _trainer(cfg: DictConfig, parts: _Parts, directory: RunDirectory, tracker: "
     own: list[Any] = [divergence, checkpoint]
     options = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(options, dict)
+    options["plugins"] = environment.plugins(options.get("plugins"))
     if options.get("enable_progress_bar", True):
         own.append(ProgressBar())
     with _config_errors():

@@ -12,13 +12,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from curvature.callbacks import interrupt
-from curvature.cluster import names, queue, requeue
+from curvature.cluster import environment, names, queue, requeue
 from curvature.cluster.launch import warn_about_sqlite
 from curvature.cluster.options import SlurmOptions, read_options
 from curvature.cluster.outcome import JobFailed, last_line, outcome
 from curvature.cluster.queue import JobState
 from curvature.cluster.submission import SubmittedJob, explain_refusal
-from curvature.errors import ConfigError
+from curvature.errors import ConfigError, CurvatureError
 from curvature.rundir import RunDirectory, RunLocked
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -172,18 +172,38 @@ def test_sqlite_on_many_nodes_is_warned_about(caplog, monkeypatch, uri, jobs, no
     assert ("mlflow server" in caplog.text) is warned
 
 
-def test_lightning_does_not_requeue(monkeypatch):
-    from hydra.utils import instantiate
+def test_lightning_does_not_requeue_and_explicit_plugins_are_kept(monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment.plugins(None) is None
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "sam_vit")
+    (plugin,) = environment.plugins(None)
+    assert plugin.auto_requeue is False
+    assert environment.plugins(["mine"]) == ["mine"]
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")
+    assert environment.plugins(None) is None
+    monkeypatch.setenv("SLURM_JOB_NAME", "sam_vit")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(CurvatureError, match="ntasks-per-node"):
+        environment.plugins(None)
 
-    from hydra_plugins.curvature_slurm.launcher import turn_off_lightning_requeue
 
-    cfg = OmegaConf.create({"trainer": {"plugins": None}})
-    turn_off_lightning_requeue(cfg)
-    (environment,) = instantiate(cfg.trainer.plugins)
-    assert environment.auto_requeue is False
-    explicit = OmegaConf.create({"trainer": {"plugins": ["mine"]}})
-    turn_off_lightning_requeue(explicit)
-    assert explicit.trainer.plugins == ["mine"]
+@pytest.mark.parametrize(
+    ("restarts", "status", "expected"),
+    [
+        (None, "KILLED", False),
+        ("0", "RUNNING", False),
+        ("1", "KILLED", True),
+        ("1", "FINISHED", False),
+        ("2", None, True),
+    ],
+)
+def test_a_restarted_job_starts_over_only_once(monkeypatch, restarts, status, expected):
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if restarts is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    assert environment.has_started_over({"status": status}) is expected
 
 
 def test_start_of_the_command_line_stays_free_of_torch_and_submitit():

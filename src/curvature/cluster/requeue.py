@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from curvature.callbacks import interrupt
-from curvature.cluster import queue
+from curvature.cluster import environment, queue
 from curvature.rundir import RunLocked
 
 if TYPE_CHECKING:
@@ -63,11 +63,13 @@ def patiently(
     them to end, or to finish the run.
     """
     deadline = time.monotonic() + patience_s
-    restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     while True:
         result = attempt()
         locked = isinstance(result._return_value, RunLocked)
-        if not (locked and restarted and time.monotonic() < deadline) or interrupt.stop_requested() is not None:
+        if (
+            not (locked and environment.restarted() and time.monotonic() < deadline)
+            or interrupt.stop_requested() is not None
+        ):
             return result
         log.warning("%s; waiting", result._return_value)
         time.sleep(poll_s)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import open_dict
 
 
 class SlurmLauncher(BaseSubmititLauncher):
@@ -50,7 +50,6 @@ class SlurmLauncher(BaseSubmititLauncher):
         with open_dict(config):
             config.hydra.job.id = submitit_handler.env.job_id
             config.hydra.job.num = job_num
-        turn_off_lightning_requeue(config)
         if label and submitit_handler.env.global_rank == 0:
             paper = names.paper_name(config)
             requeue.rename(names.clean(f"{paper}-{label}"), names.comment(paper, [label]))
@@ -68,12 +67,3 @@ class SlurmLauncher(BaseSubmititLauncher):
                 requeue.go_back(submitit_handler, read_options(self.config).signal_delay_s)
             raise result._return_value
         return result
-
-
-def turn_off_lightning_requeue(config: DictConfig) -> None:
-    """Lightning would requeue the job as well; an explicit ``trainer.plugins`` is respected."""
-    if OmegaConf.select(config, "trainer") is None or OmegaConf.select(config, "trainer.plugins") is not None:
-        return
-    environment = "pytorch_lightning.plugins.environments.SLURMEnvironment"
-    with open_dict(config):
-        config.trainer.plugins = [{"_target_": environment, "auto_requeue": False}]
