@@ -1,0 +1,151 @@
+"""Batch normalisation under generalised Bures-Wasserstein geometry (Wang et al., CVPR 2025)."""
+
+import torch
+from torch import Tensor, nn
+
+from curvature.errors import ConfigError
+from curvature.geometry.spd import bures_wasserstein, matrix_power, matrix_sqrt, sym
+from curvature.geometry.spd.lyapunov import inverse_root
+from curvature.geometry.spd.spectral import Absolute, InverseSqrt, Sqrt, eigensystem, spectral
+from curvature.models.spdnet.batch_norm import RiemannianBatchNorm, spd_parameter
+
+TANGENTS = ("literal", "direct")
+CENTRES = ("mean", "identity")
+
+
+class GBWBatchNorm(RiemannianBatchNorm):
+    """Centre, scale and bias under the metric of (M, theta), on Y = M^(-1/2) X^theta M^(-1/2).
+
+    With B the barycentre of the batch, v2 the variance about it, and G' = M^(-1/2) G^theta M^(-1/2):
+
+        Y <- Exp_I transport_{B to I} Log_B Y
+        Y <- Exp_I (s / sqrt(v2 + eps) Log_I Y)
+        Y <- Exp_G' transport_{I to G'} Log_I Y
+        X' = (M^(1/2) Y M^(1/2))^(1 / theta)
+
+    Inside the domain of the exponential the variance of the result is s^2 v2 / (v2 + eps) and its mean is G. Outside,
+    Exp_I V = (I + V/2)^2 forgets the sign of I + V/2 and samples come back folded; ``folded`` holds the share of the
+    last batch to which it happened at any of the three steps. The metric is not scale invariant: where samples fold,
+    divide inputs by a fixed scale or lower ``theta``. Running statistics live in the space of Y, as published, so they
+    lag when M moves.
+
+    Args:
+        n: size of the matrices.
+        theta: power deformation, not 0; the paper's best is 0.5.
+        karcher_steps: fixed-point steps of the barycentre from the arithmetic mean; None iterates to convergence.
+        learnable_metric: learn M; otherwise M is the identity, which is Bures-Wasserstein at theta = 1.
+        eps: added to the variance.
+        momentum: weight of the batch in the running statistics.
+        stats_grad: let gradients flow through B and v2.
+        tangent: ``literal`` takes the steps above; ``direct`` joins them into one tangent vector, which is the same
+            inside the domain, and does not fold in the first two steps outside it.
+        dispersion: scale at all.
+        variance_about: ``mean``, or ``identity`` for the statistic of the released code.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    folded: Tensor
+    metric: Tensor
+
+    def __init__(
+        self,
+        n: int,
+        theta: float = 1.0,
+        karcher_steps: int | None = 1,
+        learnable_metric: bool = True,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        stats_grad: bool = False,
+        tangent: str = "literal",
+        dispersion: bool = True,
+        variance_about: str = "mean",
+    ) -> None:
+        super().__init__(n, momentum, eps)
+        if theta == 0:
+            raise ConfigError("model.norm.theta", theta, "a number other than 0")
+        if karcher_steps is not None and karcher_steps < 1:
+            raise ConfigError("model.norm.karcher_steps", karcher_steps, "an integer >= 1, or null to converge")
+        if tangent not in TANGENTS:
+            raise ConfigError("model.norm.tangent", tangent, f"one of {', '.join(TANGENTS)}")
+        if variance_about not in CENTRES:
+            raise ConfigError("model.norm.variance_about", variance_about, f"one of {', '.join(CENTRES)}")
+        self.theta, self.karcher_steps, self.stats_grad = theta, karcher_steps, stats_grad
+        self.tangent, self.dispersion, self.variance_about = tangent, dispersion, variance_about
+        self.bias = spd_parameter(n)
+        if learnable_metric:
+            self.metric = spd_parameter(n)
+        else:
+            self.register_buffer("metric", torch.eye(n, dtype=torch.float64))
+        if dispersion:
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.register_buffer("folded", torch.zeros((), dtype=torch.float64), persistent=False)
+
+    def normalise(self, X: Tensor, from_batch: bool) -> Tensor:
+        metric_root, metric_inverse = spectral(self.metric, Sqrt(), InverseSqrt())
+        Y = sym(metric_inverse @ matrix_power(X, self.theta) @ metric_inverse)
+        bias = sym(metric_inverse @ matrix_power(self.bias, self.theta) @ metric_inverse)
+        tangent, variance = self._centred(Y, from_batch)
+        factor = self.scale / (variance + self.eps).sqrt() if self.dispersion else 1.0
+        eye = torch.eye(self.n, dtype=Y.dtype, device=Y.device)
+        if self.tangent == "literal":
+            centred, folded = _reflected(eye + tangent / 2)
+            scaled, again = _reflected(eye + factor * (centred - eye))
+            tangent, folded = 2 * (scaled - eye), folded | again
+        else:
+            tangent, folded = factor * tangent, torch.zeros(len(Y), dtype=torch.bool, device=Y.device)
+        step = eye + inverse_root(bias, tangent)
+        self.folded = (folded | _indefinite(step)).double().mean()
+        Z = sym(step @ bias @ step)
+        return matrix_power(sym(metric_root @ Z @ metric_root), 1 / self.theta)
+
+    def _centred(self, Y: Tensor, from_batch: bool) -> tuple[Tensor, Tensor]:
+        """Log_B Y carried to the identity, and the variance."""
+        with_grad = self.stats_grad and torch.is_grad_enabled()
+        mean = self.running_mean
+        if from_batch:
+            with torch.set_grad_enabled(with_grad):
+                mean = bures_wasserstein.barycentre(Y, steps=self.karcher_steps)
+        system = eigensystem(mean)
+        root, inverse = spectral(mean, Sqrt(), InverseSqrt(), system=system)
+        cross = matrix_sqrt(sym(root @ Y @ root))
+        tangent = 2 * inverse_root(mean, 2 * (sym(root @ cross @ inverse) - mean), system)
+        variance = self.running_var
+        if from_batch:
+            with torch.set_grad_enabled(with_grad):
+                variance = self._variance(mean, Y, cross)
+            with torch.no_grad():
+                self.running_mean.copy_(bures_wasserstein.geodesic(self.running_mean, mean, self.momentum))
+                self._track_variance(variance)
+        return tangent, variance
+
+    def _variance(self, mean: Tensor, Y: Tensor, cross: Tensor) -> Tensor:
+        if self.variance_about == "identity":
+            mean, cross = torch.eye(self.n, dtype=Y.dtype, device=Y.device), matrix_sqrt(Y)
+        squared = _trace(mean) + _trace(Y) - 2 * _trace(cross)
+        return squared.clamp_min(0.0).mean() / self.theta**2
+
+    def extra_repr(self) -> str:
+        return f"{self.n}, theta={self.theta}, karcher_steps={self.karcher_steps}, tangent={self.tangent}"
+
+
+def _reflected(W: Tensor) -> tuple[Tensor, Tensor]:
+    """Square root of W^2, and which of the matrices (N, n, n) changed: those that are not positive definite.
+
+    Only these are decomposed; whether there are any, a Cholesky factorisation tells at a fraction of the cost.
+    """
+    changed = _indefinite(W)
+    if not bool(changed.any()):
+        return W, changed
+    result = W.clone()
+    result[changed] = spectral(W[changed], Absolute())[0]
+    return result, changed
+
+
+def _indefinite(W: Tensor) -> Tensor:
+    return torch.linalg.cholesky_ex(W.detach())[1] > 0
+
+
+def _trace(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)

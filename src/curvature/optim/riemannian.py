@@ -1,0 +1,44 @@
+"""geoopt's optimisers over named parameters; weight decay never touches parameters that live on a manifold."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import geoopt
+from torch import Tensor
+from torch.optim import Optimizer
+
+NamedParameters = Iterable[tuple[str, Tensor]]
+
+
+def riemannian_adam(
+    params: NamedParameters, lr: float, weight_decay: float = 0.0, amsgrad: bool = True, **options: Any
+) -> Optimizer:
+    """``geoopt.optim.RiemannianAdam``; positive definite parameters move under the affine-invariant metric.
+
+    Args:
+        params: named parameters.
+        lr: learning rate of all of them.
+        weight_decay: of parameters without a manifold.
+        amsgrad: as in ``torch.optim.Adam``.
+        **options: of geoopt's optimiser.
+    """
+    return geoopt.optim.RiemannianAdam(_groups(params, weight_decay), lr=lr, amsgrad=amsgrad, **options)
+
+
+def riemannian_sgd(
+    params: NamedParameters, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, **options: Any
+) -> Optimizer:
+    """``geoopt.optim.RiemannianSGD``; arguments as in :func:`riemannian_adam`."""
+    return geoopt.optim.RiemannianSGD(_groups(params, weight_decay), lr=lr, momentum=momentum, **options)
+
+
+def _groups(params: NamedParameters, weight_decay: float) -> list[dict[str, Any]]:
+    flat: list[Tensor] = []
+    curved: list[Tensor] = []
+    for _, parameter in params:
+        (curved if isinstance(parameter, geoopt.ManifoldParameter) else flat).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": flat, "weight_decay": weight_decay},
+        {"params": curved, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
