@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from slurm_harness import Demo, SlurmCluster, start_cluster, stop_cluster
+from tracking_support import Server
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,11 @@ def demo(slurm_cluster: SlurmCluster, tmp_path: Path) -> Iterator[Demo]:
     application = Demo(slurm_cluster, tmp_path)
     yield application
     application.cancel()
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An MLflow server that the jobs of all tests may log to."""
+    server = Server(tmp_path_factory.mktemp("mlflow")).start()
+    yield server
+    server.stop()

@@ -5,13 +5,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "tracking"))
+
+from tracking_support import rows  # noqa: E402
+
 TOOL = ROOT / "slurm" / "local-cluster" / "cluster.py"
+REAL = Path(__file__).parent / "real"
 UNAVAILABLE = 3
 
 
@@ -62,6 +67,8 @@ class SlurmCluster:
 class Demo:
     """``demo_app`` with its outputs in ``directory``."""
 
+    paper = "demo"
+
     def __init__(self, cluster: SlurmCluster, directory: Path) -> None:
         self.cluster = cluster
         self.directory = directory
@@ -80,7 +87,7 @@ class Demo:
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(*overrides),
-            env=self.cluster.environment,
+            env=self.cluster.environment | {"PYTHONPATH": str(REAL)},
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -113,21 +120,107 @@ class Demo:
 
     def records(self) -> list[dict]:
         """``run.json`` of every run."""
-        return [json.loads(path.read_text()) for path in sorted(self.outputs.glob("runs/demo/*/run.json"))]
+        return [json.loads(path.read_text()) for path in sorted(self.outputs.glob(f"runs/{self.paper}/*/run.json"))]
 
     def steps(self) -> list[list[int]]:
         """Steps that each run has gone through, in the order in which it did."""
-        paths = sorted(self.outputs.glob("runs/demo/*/steps.txt"))
+        paths = sorted(self.outputs.glob(f"runs/{self.paper}/*/steps.txt"))
         return [[int(line) for line in path.read_text().splitlines()] for path in paths]
 
     def directory_of(self, variant: str) -> Path:
         """Run directory of the run with ``variant=<variant>``."""
-        paths = self.outputs.glob("runs/demo/*/run.json")
+        paths = self.outputs.glob(f"runs/{self.paper}/*/run.json")
         (path,) = (path for path in paths if json.loads(path.read_text())["variant"] == variant)
         return path.parent
 
     def logs(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.outputs.glob("slurm/*/*_log.*")))
+
+
+class SamViT(Demo):
+    """The sam_vit experiment at the size of a smoke test, without what it measures after training."""
+
+    paper = "sam_vit"
+
+    def command(self, *overrides: str) -> list[str]:
+        return [sys.executable, str(ROOT / "run.py"), "-m", *self.experiment(), *self.launcher(), *overrides]
+
+    def alone(self, *overrides: str, timeout: float = 120) -> None:
+        """Run it here, in one process, without SLURM."""
+        environment = self.cluster.environment | {"PYTHONPATH": str(REAL)}
+        command = [sys.executable, str(ROOT / "run.py"), *self.experiment(), *overrides]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def experiment(self) -> list[str]:
+        pace = "{_target_: pace.Pace, seconds: 0.0, counter: '${outputs}/begun'}"
+        without = ["callbacks.measures=null", "callbacks.step_time=null", f"+callbacks.pace={pace}"]
+        size = ["model.drop_rate=0.1", "trainer.val_check_interval=7", "checkpoint.every_n_steps=20"]
+        quick = ["tracking.flush_seconds=0.05", "tracking.finish_seconds=90"]
+        return ["experiment=sam_vit", "+debug=smoke", f"outputs={self.outputs}", *without, *size, *quick]
+
+    def launcher(self) -> list[str]:
+        return ["hydra/launcher=slurm", "slurm=cpu", "slurm.cpus_per_task=1", "slurm.poll_seconds=1"]
+
+    def launch(self, variants: Sequence[str], *overrides: str) -> subprocess.Popen[str]:
+        """One array, one task for each variant: the same run, but for its ``outputs=<directory>/<variant>``."""
+        outputs = ",".join(str(self.directory / variant) for variant in variants)
+        own = [f"hydra.sweep.dir={self.outputs}", f"outputs={outputs}"]
+        return self.start("hydra/sweeper=basic", *overrides, *own)
+
+    def directories(self, outputs: Path | None = None) -> list[Path]:
+        """Run directories."""
+        return sorted(path.parent for path in (outputs or self.outputs).glob("runs/sam_vit/*/run.json"))
+
+    def job_of(self, variant: str) -> str:
+        """Job id of the array task that runs ``variant``."""
+        rows = [row for index in self.outputs.glob("slurm/*/jobs.json") for row in json.loads(index.read_text())]
+        (job,) = (row["job"] for row in rows if f"outputs={self.directory / variant}" in row["overrides"])
+        return job
+
+    def begun(self, variant: str) -> int:
+        """Training steps that have begun so far, repeated ones included."""
+        path = self.directory / variant / "begun"
+        return path.stat().st_size if path.exists() else 0
+
+
+class Finished:
+    """What a run has left in its directory ``path``, and what a tracking server's ``database`` holds of it."""
+
+    def __init__(self, path: Path, database: Path) -> None:
+        self.path = path
+        self.record = json.loads((self.path / "run.json").read_text())
+        self.database = database
+
+    def run_ids(self) -> list[tuple[str, str]]:
+        """(id, status) of every MLflow run of this fingerprint that is not deleted."""
+        query = (
+            "SELECT runs.run_uuid, status FROM runs JOIN tags USING (run_uuid) "
+            "WHERE tags.key = 'fingerprint' AND tags.value = ? AND lifecycle_stage = 'active'"
+        )
+        return rows(self.database, query, self.record["fingerprint"])
+
+    def in_mlflow(self) -> list[tuple[str, int, float]]:
+        """(name, step, value) of every stored metric but timings; one stored twice appears twice."""
+        query = "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND key NOT LIKE 'time/%' ORDER BY key, step"
+        return rows(self.database, query, self.record["mlflow_run_id"])
+
+    def on_disk(self) -> list[tuple[str, int, float]]:
+        """The same from ``metrics.jsonl``."""
+        lines = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        return sorted((r["key"], r["step"], r["value"]) for r in lines if not r["key"].startswith("time/"))
+
+    def final(self) -> dict[str, float]:
+        """Final metrics but timings."""
+        return {name: value for name, value in self.record["metrics"].items() if not name.startswith("time/")}
+
+    def assert_logged_once(self, steps: int) -> None:
+        """One FINISHED MLflow run; its losses are those of steps 1 to ``steps``; nothing twice, here or there."""
+        assert self.run_ids() == [(self.record["mlflow_run_id"], "FINISHED")]
+        stored = self.in_mlflow()
+        assert [step for key, step, _ in stored if key == "train/loss"] == list(range(1, steps + 1))
+        assert len({(key, step) for key, step, _ in stored}) == len(stored)
+        assert stored == self.on_disk()
 
 
 def start_cluster(directory: Path) -> SlurmCluster:
