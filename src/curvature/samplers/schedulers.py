@@ -3,9 +3,9 @@
 Each class takes the arguments of the scheduler it derives from, and further ones that are config entries like all
 others (they survive ``save_pretrained`` and ``from_config``):
 
-* ``correction``: ``lml`` (exact form), ``none`` (the base scheduler), ``lml_released_fp32`` (the authors' order of
-  operations), ``noise_control`` (the same angle in a random direction) or ``rescale_control`` (update times
-  ``1 - shrink``). Default ``lml``.
+* ``correction``: ``lml`` (exact form), ``none`` (the base scheduler), ``lml_released`` and ``lml_released_fp32`` (the
+  authors' order of operations, in the precision of the samples or in float32), ``noise_control`` (the same angle in a
+  random direction) or ``rescale_control`` (update times ``1 - shrink``). Default ``lml``.
 * ``lamb`` (1.0), ``kappa`` (0.0): see :func:`curvature.samplers.correction.levenberg_marquardt_correction`.
 * ``beta`` (None): if set, the scale-free form of ``lml`` and ``noise_control``; ``lamb`` and ``kappa`` are not used.
 * ``freeze`` (0.0): the correction acts at timesteps below ``num_train_timesteps (1 - freeze)``.
@@ -43,7 +43,7 @@ from curvature.samplers.correction import (
     scale_free_correction,
 )
 
-CORRECTIONS = ("none", "lml", "lml_released_fp32", "noise_control", "rescale_control")
+CORRECTIONS = ("none", "lml", "lml_released", "lml_released_fp32", "noise_control", "rescale_control")
 OPTIONS: dict[str, Any] = {
     "correction": "lml",
     "lamb": 1.0,
@@ -77,6 +77,11 @@ class Corrected:
             or (kind == "rescale_control" and config.shrink == 0.0)
         )
 
+    @property
+    def previous_increment(self) -> Tensor | None:
+        """The uncorrected increment of the last corrected step, (B, ...)."""
+        return self._previous
+
     def corrected(self, g: Tensor) -> Tensor:
         """The increment ``g`` (B, ...) of the current step, corrected; remembers it for the next step."""
         config = self.config
@@ -90,6 +95,8 @@ class Corrected:
                 return levenberg_marquardt_correction(g, previous, config.lamb, config.kappa)
             case "lml":
                 return scale_free_correction(g, previous, config.beta)
+            case "lml_released":
+                return released_correction(g, previous, config.lamb, config.kappa)
             case "lml_released_fp32":
                 previous = None if previous is None else previous.float()
                 return released_correction(g.float(), previous, config.lamb, config.kappa).to(g.dtype)
