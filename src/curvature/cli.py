@@ -52,7 +52,7 @@ def report(arguments: list[str]) -> int:
     Raises:
         CurvatureError: an experiment without claims, or an unknown option.
     """
-    from curvature.claims.papers import experiments_with_claims, judge_paper
+    from curvature.claims.papers import PaperVerdicts, experiments_with_claims, judge_paper
     from curvature.claims.report import log_report, write_report
     from curvature.claims.tables import markdown, print_verdicts, write_csv
     from curvature.tracking import default_uri, deliver_all
@@ -74,7 +74,7 @@ def report(arguments: list[str]) -> int:
     for name in experiments:
         if name not in known:
             raise CurvatureError(_with_matches(f"experiment={name} has no claims", name, known, "those that have"))
-    papers = []
+    papers: list[PaperVerdicts] = []
     for name in experiments or known:
         paper = judge_paper(name, overrides)
         if not papers:

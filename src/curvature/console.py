@@ -93,12 +93,13 @@ def stopped(status: str, reason: str, directory: Path) -> None:
 def _metrics_table(title: str, metrics: Mapping[str, float]) -> None:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
+    table = Table("metric")
     table.add_column("value", justify="right")
     for name in sorted(metrics):
         table.add_row(name, f"{metrics[name]:.4g}")
-    _console().print(table)
+    console = _console()
+    console.print(title, style="italic", soft_wrap=True)
+    console.print(table)
 
 
 def _table(title: str, rows: Mapping[str, str]) -> None:

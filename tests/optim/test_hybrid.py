@@ -76,7 +76,7 @@ def test_resume_is_bitwise(default):
 
 
 def test_rule_without_parameters_is_refused():
-    with pytest.raises(ConfigError, match="optimizer.special"):
+    with pytest.raises(ConfigError, match=r"optimizer\.special"):
         Hybrid(network().named_parameters(), SGD, {"subspace_typo": RSGD})
     with pytest.raises(ConfigError, match="name"):
         Hybrid(network().parameters(), SGD, {"subspaces": RSGD})

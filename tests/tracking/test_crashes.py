@@ -132,6 +132,7 @@ def test_training_and_helper_killed_together_are_delivered_by_the_next_who_looks
     os.kill(helper, signal.SIGKILL)
     process.kill()
     process.communicate()
+    wait_until(lambda: not Path(f"/proc/{helper}").exists(), 30)
     assert deliver_all(outputs, f"sqlite:///{database}") == []
     ((run_id, status),) = runs(database, "sam_vit")
     assert status == "KILLED"

@@ -59,7 +59,7 @@ def plan(claims: Claims, selected: Sequence[Claim], compose: Compose, overrides:
     runs: list[PlannedRun] = []
     for arm, wanted in seeds.items():
         entry = claims.arms[arm]
-        for value in entry.values or [None]:
+        for value in entry.values or (None,):
             own = [*entry.overrides, f"arm={arm}"]
             if value is not None:
                 own.append(f"{entry.parameter}={value:g}")

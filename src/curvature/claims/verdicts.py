@@ -113,7 +113,7 @@ def _combined(parts: Sequence[PartVerdict]) -> Verdict:
     verdicts = {part.verdict for part in parts if not part.informative}
     for decisive in ("contradicted", "not testable", "inconclusive"):
         if decisive in verdicts:
-            return decisive  # type: ignore[return-value]
+            return decisive
     return "reproduced"
 
 

@@ -21,7 +21,7 @@ def activation_layers(model: nn.Module) -> dict[str, list[nn.Module]]:
         stages = [getattr(model, f"layer{index}", []) for index in range(1, 5)]
         blocks = [block for stage in stages for block in stage]
     if blocks:
-        found = [[m for m in block.modules() if isinstance(m, ACTIVATIONS)] for block in blocks]
+        found: list[list[nn.Module]] = [[m for m in block.modules() if isinstance(m, ACTIVATIONS)] for block in blocks]
     else:
         found = [[m] for m in model.modules() if isinstance(m, ACTIVATIONS)]
     return {f"layer{index}": layers for index, layers in enumerate(found, start=1) if layers}

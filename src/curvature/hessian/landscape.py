@@ -23,7 +23,7 @@ def average_flatness(
     The draws depend on ``seed`` and the parameters' shapes only, so arms of one architecture see the same ones. The
     weights are restored exactly.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
     saved = [p.clone() for p in parameters]
     generator = torch.Generator().manual_seed(seed)
     total = 0.0

@@ -59,7 +59,7 @@ def vision_transformer(
         depth=depth,
         num_heads=heads,
         mlp_ratio=mlp_width / width,
-        global_pool=pool,
+        global_pool=pool,  # type: ignore[arg-type]
         proj_drop_rate=drop_rate,
         pos_drop_rate=drop_rate,
         act_layer=_gelu(tanh_gelu),
@@ -98,7 +98,7 @@ def mlp_mixer(
         num_blocks=depth,
         mlp_ratio=(tokens_mlp_width / width, channels_mlp_width / width),
         proj_drop_rate=drop_rate,
-        act_layer=_gelu(tanh_gelu),
+        act_layer=_gelu(tanh_gelu),  # type: ignore[arg-type]
     )
     return _initialised(network, initialisation, zero_head)
 
@@ -130,20 +130,23 @@ def resnet(
         raise ConfigError("model.layers", list(layers), "one to four stages")
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
-    network = ResNet(
-        Bottleneck if bottleneck else BasicBlock,
+    network: Any = ResNet(
+        Bottleneck if bottleneck else BasicBlock,  # type: ignore[arg-type]
         tuple(layers),
         num_classes=num_classes,
         in_chans=image_shape[0],
         channels=tuple(width * 2**stage for stage in range(len(layers))),
     )
+    for stage in range(len(layers) + 1, 5):
+        network.add_module(f"layer{stage}", nn.Sequential())
     if small_stem:
         network.conv1 = nn.Conv2d(image_shape[0], network.bn1.num_features, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()
     if zero_head:
         nn.init.zeros_(network.fc.weight)
         nn.init.zeros_(network.fc.bias)
-    return network
+    result: nn.Module = network
+    return result
 
 
 def parameter_count(build: Callable[[], nn.Module]) -> int:

@@ -51,7 +51,7 @@ class ClaimsSweeper(Sweeper):
 
         def compose(line: list[str]) -> DictConfig:
             cfg = loader.load_sweep_config(config, line)
-            cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+            cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
             validate(cfg)
             return cfg
 
