@@ -1,0 +1,190 @@
+"""Stochastic policies as modules: ``forward(states)`` gives the parameters of the law of the action."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from curvature.errors import ConfigError
+
+LOG_STD_FLOOR = math.log(1e-6)
+
+
+class Policy(nn.Module):
+    """What all policies share. ``outputs`` is what ``forward`` returns."""
+
+    @abstractmethod
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """log pi(a|s), one number a step."""
+
+    @abstractmethod
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """One action a state."""
+
+    def at(self, parameters: Sequence[Tensor] | None, states: Tensor) -> Tensor:
+        """``forward`` with ``parameters``, ordered as ``self.parameters()``, in place of the module's own."""
+        if parameters is None:
+            outputs: Tensor = self(states)
+            return outputs
+        names = (name for name, _ in self.named_parameters())
+        found: Tensor = functional_call(self, dict(zip(names, parameters)), (states,))
+        return found
+
+
+class Categorical(Policy):
+    """Base of policies whose outputs are unnormalised log-probabilities (..., A); actions are integers (...)."""
+
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        # Not log_softmax or logsumexp: torch 2.13 cannot differentiate their forward-mode derivatives (done in place).
+        shifted = outputs - outputs.detach().amax(-1, keepdim=True)
+        return shifted.gather(-1, actions.unsqueeze(-1)).squeeze(-1) - shifted.exp().sum(-1).log()
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        flat = outputs.reshape(-1, outputs.shape[-1]).softmax(-1)
+        return torch.multinomial(flat, 1, generator=generator).view(outputs.shape[:-1])
+
+
+class TabularSoftmax(Categorical):
+    """One logit for every state and action; states are integers.
+
+    Args:
+        states: number of states S.
+        actions: number of actions A.
+        dtype: of the logits (S, A), which start at zero.
+    """
+
+    def __init__(self, states: int, actions: int, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(states, actions, dtype=dtype))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.logits[states]
+
+
+class SoftmaxMLP(Categorical):
+    """tanh network with a softmax over its outputs.
+
+    Args:
+        observations: length of a state vector.
+        actions: number of actions.
+        hidden: widths of the hidden layers.
+        generator: of the initial weights.
+
+    Raises:
+        ConfigError: a width below 1.
+    """
+
+    def __init__(
+        self,
+        observations: int,
+        actions: int,
+        hidden: Sequence[int] = (32, 32),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = tanh_mlp([observations, *hidden, actions], generator)
+
+    def forward(self, states: Tensor) -> Tensor:
+        outputs: Tensor = self.net(states)
+        return outputs
+
+
+class LinearGaussian(Policy):
+    """a = K s + sigma e with e ~ N(0, I) and a fixed sigma.
+
+    Args:
+        observations: n, length of a state.
+        actions: m, length of an action.
+        sigma: standard deviation, > 0.
+        replicas: independent copies R; ``weight`` (the K above) is (R, m, n) and states are (..., R, M, n). None
+            gives one policy with weight (m, n) for states (..., n).
+        dtype: of ``weight``, which starts at zero.
+    """
+
+    def __init__(
+        self,
+        observations: int,
+        actions: int,
+        sigma: float,
+        replicas: int | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        if sigma <= 0:
+            raise ConfigError("model.sigma", sigma, "a positive number")
+        self.sigma = sigma
+        batch = () if replicas is None else (replicas,)
+        self.weight = nn.Parameter(torch.zeros(*batch, actions, observations, dtype=dtype))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states @ self.weight.mT
+
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        constant = actions.shape[-1] * (math.log(self.sigma) + 0.5 * math.log(2 * math.pi))
+        return (actions - outputs).square().sum(-1) * (-0.5 / self.sigma**2) - constant
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return outputs + self.sigma * torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
+
+
+class GaussianMLP(Policy):
+    """Normal law with the mean from a tanh network and a learned standard deviation that does not depend on the state.
+
+    Outputs (..., 2m) hold mean and log standard deviation, the latter never below log 1e-6.
+
+    Args:
+        observations: length of a state vector.
+        actions: m, length of an action.
+        hidden: widths of the hidden layers.
+        log_std: initial log standard deviation.
+        generator: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        observations: int,
+        actions: int,
+        hidden: Sequence[int] = (64, 64),
+        log_std: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = tanh_mlp([observations, *hidden, actions], generator)
+        self.log_std = nn.Parameter(torch.full((actions,), log_std))
+
+    def forward(self, states: Tensor) -> Tensor:
+        mean: Tensor = self.net(states)
+        return torch.cat((mean, self.log_std.clamp(min=LOG_STD_FLOOR).expand_as(mean)), -1)
+
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        mean, log_std = outputs.chunk(2, -1)
+        scaled = (actions - mean) * (-log_std).exp()
+        return -(0.5 * scaled.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        mean, log_std = outputs.chunk(2, -1)
+        return mean + log_std.exp() * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+
+
+def tanh_mlp(widths: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:
+    """Linear layers with tanh between them; Xavier-uniform weights, zero biases, last layer scaled by 0.01.
+
+    The small last layer makes the first policy nearly uniform (or zero-mean) in every state.
+    """
+    if min(widths) < 1:
+        raise ConfigError("model.hidden", list(widths[1:-1]), "positive integers")
+    layers: list[nn.Module] = []
+    for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.xavier_uniform_(linear.weight, generator=generator)
+        nn.init.zeros_(linear.bias)
+        layers.append(linear)
+        if index < len(widths) - 2:
+            layers.append(nn.Tanh())
+    with torch.no_grad():
+        linear.weight.mul_(0.01)
+    return nn.Sequential(*layers)
