@@ -10,10 +10,20 @@ from torch.optim import Optimizer
 NamedParameters = Iterable[tuple[str, Tensor]]
 
 
+class RiemannianAdam(geoopt.optim.RiemannianAdam):
+    """geoopt's optimiser, which continues bit for bit: torch loads Adam's step counts as float32 tensors, and geoopt's
+    bias corrections would from then on be computed in single precision."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state["step"] = int(state["step"])
+
+
 def riemannian_adam(
     params: NamedParameters, lr: float, weight_decay: float = 0.0, amsgrad: bool = True, **options: Any
 ) -> Optimizer:
-    """``geoopt.optim.RiemannianAdam``; positive definite parameters move under the affine-invariant metric.
+    """Riemannian Adam; positive definite parameters move under the affine-invariant metric.
 
     Args:
         params: named parameters.
@@ -22,7 +32,7 @@ def riemannian_adam(
         amsgrad: as in ``torch.optim.Adam``.
         **options: of geoopt's optimiser.
     """
-    return geoopt.optim.RiemannianAdam(_groups(params, weight_decay), lr=lr, amsgrad=amsgrad, **options)
+    return RiemannianAdam(_groups(params, weight_decay), lr=lr, amsgrad=amsgrad, **options)
 
 
 def riemannian_sgd(

@@ -14,6 +14,8 @@ Norm = Callable[[int], nn.Module]
 class SPDNet(nn.Sequential):
     """BiMap, normalisation, ReEig for every change of size; then LogEig and a linear layer (Huang and Van Gool 2017).
 
+    Inputs are (B, n, n) or (B, 1, n, n).
+
     Args:
         sizes: of the matrices, from the input's on; at least two, none larger than the one before.
         num_classes: number of logits.
@@ -44,13 +46,13 @@ class SPDNet(nn.Sequential):
                 layers.append(norm(after))
             layers.append(ReEig(rectify))
         n = sizes[-1]
-        vector = Vech() if vectorise == "vech" else nn.Flatten(-2)
+        vector = Vech() if vectorise == "vech" else nn.Identity()
         width = n * (n + 1) // 2 if vectorise == "vech" else n**2
-        super().__init__(*layers, LogEig(), vector, nn.Linear(width, num_classes).double())
+        super().__init__(*layers, LogEig(), vector, nn.Flatten(1), nn.Linear(width, num_classes).double())
 
 
 class EEGSPDNet(nn.Module):
-    """Spatial and temporal convolutions, a covariance, and an SPDNet, for EEG (B, electrodes, T).
+    """Spatial and temporal convolutions, a covariance, and an SPDNet, for EEG (B, 1, electrodes, T).
 
     The network of the MAMEM experiment: 8 electrodes -> ``filters`` spatial filters -> 15 temporal filters of 36
     samples -> covariance 15 x 15 -> 12 x 12. Convolutions run in float32, the rest in float64.
@@ -90,6 +92,6 @@ class EEGSPDNet(nn.Module):
         self.classifier = SPDNet([signals, size], num_classes, norm, rectify, "full")
 
     def forward(self, signals: Tensor) -> Tensor:
-        features = self.features(signals.float().unsqueeze(1)).squeeze(2)
+        features = self.features(signals.float()).squeeze(2)
         logits: Tensor = self.classifier(self.covariance(features))
         return logits
