@@ -92,7 +92,7 @@ def test_study_reports_every_arm_and_is_deterministic():
     first = analytic_study(3, random_mixture(4, 3), arms, [5], 100, reference_steps=50)
     again = analytic_study(3, random_mixture(4, 3), arms, [5], 100, reference_steps=50)
     assert first == again
-    assert len(first) == 12
+    assert len(first) == 14
     assert first["moment_w2/base/nfe_5"] != first["moment_w2/noise/nfe_5"]
 
 

@@ -132,19 +132,21 @@ def rounding_facts(seed: int) -> dict[str, float]:
     """The released order of operations without memory, for which exact arithmetic changes nothing (C10).
 
     Returns:
-        ``rounding/change/<ratio>``: median relative change of random g in float32 at ``lamb / ||g||^2 = ratio``;
-        ``rounding/log2_off/<ratio>``: distance to ``3.6e-8 / ratio`` in factors of two; ``rounding/float64``: the
-        largest change in float64; ``rounding/exact_float32``: largest relative error of the exact form with memory.
+        With ratios written as ``1e_06``: ``rounding/change/<ratio>``: median relative change of random g in float32
+        at ``lamb / ||g||^2 = ratio``; ``rounding/log2_off/<ratio>``: its distance to ``3.6e-8 / ratio`` in factors of
+        two; ``rounding/float64``: the largest change in float64; ``rounding/exact_float32`` and
+        ``rounding/released_float32``: relative error, with memory, of the exact form (largest) and of the released
+        order (median).
     """
     generator = torch.Generator().manual_seed(seed)
     g, p = torch.randn(2, 64, 3072, generator=generator, dtype=torch.float64)
     squares = float(g.square().sum(1).mean())
     metrics = {"rounding/float64": 0.0, "rounding/exact_float32": 0.0, "rounding/released_float32": 0.0}
     for ratio in (1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 1e-4):
-        single, lamb = g.float(), ratio * squares
+        single, lamb, label = g.float(), ratio * squares, f"{ratio:.0e}".replace("-", "_")
         change = float(_relative(released_correction(single, None, lamb, 0.0).double(), single.double()).median())
-        metrics[f"rounding/change/{ratio:g}"] = change
-        metrics[f"rounding/log2_off/{ratio:g}"] = abs(math.log2(change * ratio / NOISE_CONSTANT))
+        metrics[f"rounding/change/{label}"] = change
+        metrics[f"rounding/log2_off/{label}"] = abs(math.log2(change * ratio / NOISE_CONSTANT))
         double = float(_relative(released_correction(g, None, lamb, 0.0), g).max())
         metrics["rounding/float64"] = max(metrics["rounding/float64"], double)
         exact = levenberg_marquardt_correction(g.float().double(), p.float().double(), lamb, 0.1 * ratio)

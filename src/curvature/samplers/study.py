@@ -158,7 +158,8 @@ def analytic_study(
 
     Returns:
         ``<metric>/<arm>/nfe_<steps>`` with the metrics ``moment_w2``, ``sliced_w2``, ``mmd`` (squared), ``nll``,
-        ``variance`` (trace of the covariance over the target's) and ``distance_to_reference`` (root mean square).
+        ``variance`` (trace of the covariance over the target's) and ``distance_to_reference`` (root mean square), as
+        far as all samples are finite, and their share ``finite``.
     """
     chosen, law, predict = arms_of(arms), end_of(target), predictor(target)
     generator = torch.Generator().manual_seed(seed)
@@ -169,6 +170,9 @@ def analytic_study(
     metrics: dict[str, float] = {}
     for count in steps:
         for name, found in compare(predict, chosen, count, noise, calibration):
+            metrics[f"finite/{name}/nfe_{count}"] = float(found.isfinite().float().mean())
+            if not found.isfinite().all():
+                continue
             values = {
                 "moment_w2": moment_w2(found, law),
                 "sliced_w2": sliced_w2(found, law),
