@@ -1,7 +1,8 @@
 """The Grassmann manifold Gr(n, k) with subspaces stored as orthonormal bases, batched over leading dimensions.
 
 A point is S of shape (..., n, k) with S^T S = I; S and S O, O in O(k), are the same point. Tangent vectors are
-horizontal: S^T T = 0. No function decomposes an n x k matrix; all eigenproblems are k x k.
+horizontal: S^T T = 0. Geodesics and transport decompose k x k matrices only, never an n x k one. Products run fastest
+on bases that keep each column contiguous in memory (as :func:`column_major` does); results are laid out like that.
 
 Edelman, Arias and Smith, The geometry of algorithms with orthogonality constraints (1998), section 2.5.
 """
@@ -12,7 +13,18 @@ from torch import Tensor
 
 def project(point: Tensor, ambient: Tensor) -> Tensor:
     """Horizontal part D - S (S^T D) of ``ambient`` at ``point``; both (..., n, k)."""
-    return ambient - point @ (point.mT @ ambient)
+    return ambient - _times(point, point.mT @ ambient)
+
+
+def project_(point: Tensor, ambient: Tensor) -> Tensor:
+    """:func:`project` in place of ``ambient``; both (C, n, k)."""
+    ambient.mT.baddbmm_(ambient.mT @ point, point.mT, alpha=-1.0)
+    return ambient
+
+
+def column_major(point: Tensor) -> Tensor:
+    """The same (..., n, k) values with each of the k columns contiguous in memory."""
+    return point.mT.contiguous().mT
 
 
 def exp(point: Tensor, tangent: Tensor, step: float | Tensor = 1.0) -> Tensor:
@@ -30,7 +42,7 @@ def exp(point: Tensor, tangent: Tensor, step: float | Tensor = 1.0) -> Tensor:
     angles = step * speeds
     cosines = _sandwich(vectors, torch.cos(angles))
     sines = _sandwich(vectors, step * _sinc(angles))
-    return point @ cosines + tangent @ sines
+    return _times(point, cosines) + _times(tangent, sines)
 
 
 def transport(point: Tensor, tangent: Tensor, moved: Tensor, step: float | Tensor = 1.0) -> Tensor:
@@ -50,7 +62,7 @@ def transport(point: Tensor, tangent: Tensor, moved: Tensor, step: float | Tenso
     along_point = _sandwich(vectors, step * _sinc(angles)) @ overlap
     half = _sinc(angles / 2)
     along_tangent = _sandwich(vectors, 0.5 * step**2 * half**2) @ overlap
-    return moved - point @ along_point - tangent @ along_tangent
+    return moved - _times(point, along_point) - _times(tangent, along_tangent)
 
 
 def transport_by_projection(target: Tensor, moved: Tensor) -> Tensor:
@@ -86,6 +98,23 @@ def reorthonormalise(point: Tensor) -> tuple[Tensor, Tensor]:
     return basis * signs.unsqueeze(-2), signs
 
 
+def restore(point: Tensor) -> Tensor:
+    """Orthonormal basis of a slightly drifted ``point`` (..., n, k): S R^-1 with R^T R = S^T S.
+
+    In exact arithmetic this is the Q of :func:`reorthonormalise` at the cost of two products. R is close to the
+    identity, so columns neither flip nor mix. NaN if the columns have become linearly dependent.
+    """
+    lower, _ = torch.linalg.cholesky_ex(point.mT @ point)
+    eye = torch.eye(point.shape[-1], dtype=point.dtype, device=point.device)
+    return _times(point, torch.linalg.solve_triangular(lower, eye, upper=False).mT)
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """Orthonormal basis nearest to ``matrix`` (..., n, k) of full rank: its polar factor Y (Y^T Y)^(-1/2)."""
+    vectors, values = _singular(matrix)
+    return _times(matrix, _sandwich(vectors, 1.0 / values))
+
+
 def random_point(
     *shape: int,
     dtype: torch.dtype | None = None,
@@ -100,6 +129,11 @@ def _singular(tangent: Tensor) -> tuple[Tensor, Tensor]:
     """Right singular vectors (..., k, k) and singular values (..., k) from the Gram matrix."""
     squares, vectors = torch.linalg.eigh(tangent.mT @ tangent)
     return vectors, squares.clamp_min(0.0).sqrt()
+
+
+def _times(basis: Tensor, small: Tensor) -> Tensor:
+    """basis @ small with the columns of the result contiguous."""
+    return (small.mT @ basis.mT).mT
 
 
 def _sandwich(vectors: Tensor, values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from curvature.errors import ConfigError
 from curvature.geometry import grassmann
 
 TRANSPORTS = ("projection", "raw", "exact")
+RETRACTIONS = ("exp", "qr", "polar")
 
 
 class RiemannianSGD(Optimizer):
@@ -31,6 +32,9 @@ class RiemannianSGD(Optimizer):
         momentum: in [0, 1).
         transport: one of ``projection``, ``raw``, ``exact``.
         reorth_every: restore exact orthonormality every so many steps of a parameter; 0 never does.
+        retraction: ``exp``, the geodesic; ``qr`` or ``polar`` orthonormalise S - lr * M, which agrees with it up to
+            third order in lr. ``exact`` transport belongs to ``exp``.
+        maximize: ascend instead.
 
     Raises:
         ConfigError: an argument is out of range, or a parameter is not (C, n, k) with n >= k.
@@ -43,6 +47,8 @@ class RiemannianSGD(Optimizer):
         momentum: float = 0.9,
         transport: str = "projection",
         reorth_every: int = 5,
+        retraction: str = "exp",
+        maximize: bool = False,
     ) -> None:
         if not lr > 0:
             raise ConfigError("optimizer.lr", lr, "a number > 0")
@@ -50,9 +56,20 @@ class RiemannianSGD(Optimizer):
             raise ConfigError("optimizer.momentum", momentum, "a number in [0, 1)")
         if transport not in TRANSPORTS:
             raise ConfigError("optimizer.transport", transport, f"one of {', '.join(TRANSPORTS)}")
+        if retraction not in RETRACTIONS:
+            raise ConfigError("optimizer.retraction", retraction, f"one of {', '.join(RETRACTIONS)}")
+        if transport == "exact" and retraction != "exp":
+            raise ConfigError("optimizer.retraction", retraction, "exp, along which transport=exact carries momentum")
         if reorth_every < 0:
             raise ConfigError("optimizer.reorth_every", reorth_every, "an integer >= 0")
-        defaults = {"lr": lr, "momentum": momentum, "transport": transport, "reorth_every": reorth_every}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "transport": transport,
+            "reorth_every": reorth_every,
+            "retraction": retraction,
+            "maximize": maximize,
+        }
         super().__init__(params, defaults)
         for group in self.param_groups:
             for point in group["params"]:
@@ -68,33 +85,46 @@ class RiemannianSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for point in group["params"]:
-                if point.grad is not None:
-                    self._update(point, group)
+            points = [point for point in group["params"] if point.grad is not None]
+            if points:
+                self._accumulate(points, group)
+                for point in points:
+                    self._move(point, group)
         return loss
 
-    def _update(self, point: Tensor, group: dict[str, Any]) -> None:
+    def _accumulate(self, points: list[Tensor], group: dict[str, Any]) -> None:
+        buffers: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for point in points:
+            assert point.grad is not None
+            state = self.state[point]
+            if not state:
+                state["step"] = 0
+                state["momentum_buffer"] = torch.zeros_like(point)
+            buffers.append(state["momentum_buffer"])
+            gradients.append(point.grad)
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients, alpha=-1.0 if group["maximize"] else 1.0)
+
+    def _move(self, point: Tensor, group: dict[str, Any]) -> None:
         state = self.state[point]
-        gradient = point.grad
-        assert gradient is not None
-        if not state:
-            state["step"] = 0
-            state["momentum_buffer"] = torch.zeros_like(point)
         buffer: Tensor = state["momentum_buffer"]
-        momentum, transport = group["momentum"], group["transport"]
-        if transport == "raw":
-            buffer.mul_(momentum).add_(gradient)
-            direction = grassmann.project(point, buffer)
-        else:
-            # Projection is linear and the exact transport has already left the buffer horizontal.
-            buffer.mul_(momentum).add_(gradient)
-            buffer.copy_(grassmann.project(point, buffer))
-            direction = buffer
+        # Projection is linear, so projecting the sum projects the old buffer and the gradient; an exactly transported
+        # buffer is horizontal already.
+        direction = buffer.clone() if group["transport"] == "raw" else buffer
+        grassmann.project_(point, direction)
         lr = -float(group["lr"])
-        moved = grassmann.exp(point, direction, lr)
-        if transport == "exact":
+        moved = _retract(point, direction, lr, group["retraction"])
+        if group["transport"] == "exact":
             buffer.copy_(grassmann.transport(point, direction, buffer, lr))
         state["step"] += 1
         if group["reorth_every"] and state["step"] % group["reorth_every"] == 0:
-            moved, _ = grassmann.reorthonormalise(moved)
+            moved = grassmann.restore(moved)
         point.copy_(moved)
+
+
+def _retract(point: Tensor, tangent: Tensor, step: float, kind: str) -> Tensor:
+    if kind == "exp":
+        return grassmann.exp(point, tangent, step)
+    moved = torch.add(point, tangent, alpha=step)
+    return grassmann.polar(moved) if kind == "polar" else grassmann.reorthonormalise(moved)[0]

@@ -118,6 +118,32 @@ def test_reorthonormalisation_never_flips_a_column():
     assert ((repaired * point).sum(-2) > 0.9).all()
 
 
+def test_restoring_a_drifted_basis_equals_sign_fixed_qr():
+    generator = torch.Generator().manual_seed(7)
+    point = grassmann.random_point(30, 16, 5, dtype=torch.float64, generator=generator)
+    drifted = point + 1e-2 * torch.randn(point.shape, dtype=torch.float64, generator=generator)
+    restored = grassmann.restore(drifted)
+    close(restored, grassmann.reorthonormalise(drifted)[0])
+    close(restored.mT @ restored, torch.eye(5, dtype=torch.float64).expand(30, 5, 5))
+
+
+def test_qr_and_polar_retractions_span_the_same_subspace(pair):
+    point, tangent = pair
+    matrix = point - 0.3 * tangent
+    nearest = grassmann.polar(matrix)
+    close(projector(nearest), projector(grassmann.reorthonormalise(matrix)[0]))
+    close(nearest.mT @ matrix, (nearest.mT @ matrix).mT)
+
+
+def test_projection_in_place_equals_projection(pair):
+    point, tangent = pair
+    ambient = tangent + point
+    expected = grassmann.project(point, ambient)
+    for stored in (ambient.clone(), grassmann.column_major(ambient)):
+        close(grassmann.project_(point, stored), expected)
+        close(stored, expected)
+
+
 def test_principal_angles_are_accurate_at_both_ends():
     angles = torch.tensor([1e-9, 1e-4, 0.8, torch.pi / 2 - 1e-9], dtype=torch.float64)
     first = torch.eye(8, 4, dtype=torch.float64)

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from pytorch_metric_learning import losses
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvature.errors import ConfigError
 from curvature.geometry import grassmann
-from curvature.models.heads import CosineHead, GrassmannHead
+from curvature.models.heads import CosineHead, GrassmannHead, MetricHead, MultiLinearHead
 from curvature.optim.riemannian_sgd import RiemannianSGD
 
 
@@ -232,3 +234,131 @@ def test_impossible_options_are_refused(options):
         RiemannianSGD([torch.nn.Parameter(torch.zeros(2, 4, 2))], **options)
     with pytest.raises(ConfigError, match="\\(C, n, k\\)"):
         RiemannianSGD([torch.nn.Parameter(torch.zeros(4, 2))], lr=0.1)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products and the largest copy that passes by."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+        self.copied = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+            self.shapes.append(tuple(result.shape))
+        if function.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy):
+            self.copied = max(self.copied, result.numel())
+        return result
+
+
+def test_all_classes_share_one_product_and_the_parameter_is_not_copied():
+    head = GrassmannHead(32, 100, subspace_dim=4)
+    features = torch.randn(5, 32, requires_grad=True)
+    with Products() as forward:
+        logits = head(features)
+    with Products() as backward:
+        logits.sum().backward()
+    assert forward.shapes == [(5, 400)]
+    assert sorted(backward.shapes) == [(5, 32), (400, 32)]
+    assert max(forward.copied, backward.copied) < head.subspaces.numel()
+
+
+def test_stays_in_float32_under_autocast():
+    head = GrassmannHead(16, 4, subspace_dim=3)
+    features = torch.randn(6, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head(features.bfloat16())
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, head(features.bfloat16().float()), atol=0, rtol=0)
+    logits.sum().backward()
+    assert head.subspaces.grad.dtype == torch.float32
+
+
+def test_memory_layout_survives_copies_and_the_optimiser(head):
+    import copy
+
+    head = copy.deepcopy(GrassmannHead(10, 6, subspace_dim=3)).double()
+    head.load_state_dict(make(10, 6, 3).state_dict())
+    train(head, "projection")
+    assert head.subspaces.mT.is_contiguous()
+
+
+def test_without_normalisation_logits_are_projected_lengths():
+    head = GrassmannHead(8, 3, subspace_dim=8, normalise=False).double()
+    head.subspaces.data, _ = grassmann.reorthonormalise(head.subspaces.data)
+    features = torch.randn(5, 8, dtype=torch.float64)
+    expected = (25.0 * features.norm(dim=-1, keepdim=True)).expand(5, 3)
+    torch.testing.assert_close(head(features), expected, atol=1e-10, rtol=0)
+
+
+def test_principal_subspaces_capture_the_energy_of_their_class():
+    head = make(6, 2, 2)
+    bases = torch.eye(6, dtype=torch.float64).reshape(6, 3, 2).permute(1, 0, 2)[:2]
+    labels = torch.tensor([0, 1]).repeat(20)
+    features = (bases[labels] @ torch.randn(40, 2, 1, dtype=torch.float64)).squeeze(-1)
+    head.set_to_principal(features, labels)
+    torch.testing.assert_close(head.subspaces @ head.subspaces.mT, bases @ bases.mT, atol=1e-10, rtol=0)
+    with pytest.raises(ConfigError, match="class 1"):
+        head.set_to_principal(features[::2], labels[::2])
+
+
+def test_averaged_classifiers_give_mean_probabilities():
+    head = MultiLinearHead(7, 4, branches=3).double()
+    features = torch.randn(5, 7, dtype=torch.float64)
+    branches = head.linear(features).reshape(5, 3, 4).softmax(-1).mean(1)
+    torch.testing.assert_close(head(features).exp(), branches, atol=1e-10, rtol=0)
+
+
+def test_margin_head_is_arcface():
+    head = MetricHead(7, 4, lambda **sizes: losses.ArcFaceLoss(margin=28.6, scale=25.0, **sizes)).double()
+    features, labels = torch.randn(9, 7, dtype=torch.float64), torch.arange(9) % 4
+    logits = head(features)
+    cosines = F.normalize(features, dim=-1) @ F.normalize(head.metric.W, dim=0)
+    torch.testing.assert_close(logits, 25.0 * cosines, atol=1e-10, rtol=0)
+    own = cosines.gather(1, labels[:, None])
+    margin = math.radians(28.6)
+    shifted = torch.where(own.acos() <= math.pi - margin, (own.acos() + margin).cos(), own - margin * math.sin(margin))
+    expected = F.cross_entropy(25.0 * cosines.scatter(1, labels[:, None], shifted), labels)
+    torch.testing.assert_close(head.loss(features, labels), expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("retraction", ["qr", "polar"])
+def test_retractions_reach_nearly_the_same_subspaces(head, retraction):
+    twin = make(10, 6, 3)
+    twin.load_state_dict(head.state_dict())
+    start = head.subspaces.detach().clone()
+    train(head, "projection", steps=1)
+    train(twin, "projection", steps=1, retraction=retraction)
+    moved = (head.subspaces @ head.subspaces.mT - start @ start.mT).norm()
+    apart = (head.subspaces @ head.subspaces.mT - twin.subspaces @ twin.subspaces.mT).norm()
+    assert 0 < apart < 0.2 * moved
+    with pytest.raises(ConfigError, match="retraction"):
+        RiemannianSGD(head.parameters(), lr=0.1, transport="exact", retraction=retraction)
+
+
+def test_maximising_is_minimising_the_negative(head):
+    twin = make(10, 6, 3)
+    twin.load_state_dict(head.state_dict())
+    features, labels = batch()
+    for model, sign, options in ((head, 1.0, {}), (twin, -1.0, {"maximize": True})):
+        optimizer = RiemannianSGD(model.parameters(), lr=0.05, **options)
+        (sign * F.cross_entropy(model(features), labels)).backward()
+        optimizer.step()
+    torch.testing.assert_close(head.subspaces, twin.subspaces, atol=1e-12, rtol=0)
+
+
+def test_classes_with_zero_or_rank_deficient_gradients_stay_finite_in_float32():
+    torch.manual_seed(0)
+    head = GrassmannHead(64, 5, subspace_dim=8)
+    start = head.subspaces.detach().clone()
+    optimizer = RiemannianSGD(head.parameters(), lr=0.02)
+    head.subspaces.grad = torch.randn_like(head.subspaces)
+    head.subspaces.grad[0] = 0.0
+    head.subspaces.grad[1] = torch.outer(torch.randn(64), torch.randn(8))
+    for _ in range(7):
+        optimizer.step()
+    assert head.subspaces.isfinite().all()
+    torch.testing.assert_close(head.subspaces[0].detach(), start[0], atol=1e-5, rtol=0)
+    assert (head.subspaces.mT @ head.subspaces - torch.eye(8)).abs().max() < 1e-5
