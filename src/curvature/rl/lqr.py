@@ -84,7 +84,7 @@ class LinearQuadratic:
             state = step(shock, state, closed)
             states.append(state)
         visited = torch.stack(states)
-        actions = visited @ weight.mT + explore
+        actions = policy.at([weight], visited) + explore
         rewards = -((visited @ self.q) * visited).sum(-1) - ((actions @ self.r) * actions).sum(-1)
         return Trajectories(visited, actions, rewards)
 

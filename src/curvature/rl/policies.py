@@ -121,7 +121,11 @@ class LinearGaussian(Policy):
         self.weight = nn.Parameter(torch.zeros(*batch, actions, observations, dtype=dtype))
 
     def forward(self, states: Tensor) -> Tensor:
-        return states @ self.weight.mT
+        if self.weight.ndim == 2 or states.ndim != 4:
+            return states @ self.weight.mT
+        # One product a replica; broadcasting over the time axis would make one for every step of it.
+        flat = states.transpose(0, 1)
+        return (flat.flatten(1, 2) @ self.weight.mT).unflatten(1, flat.shape[1:3]).transpose(0, 1)
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         constant = actions.shape[-1] * (math.log(self.sigma) + 0.5 * math.log(2 * math.pi))

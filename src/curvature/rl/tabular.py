@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from curvature.errors import ConfigError
+from curvature.rl.estimators import gpomdp_gradient, hessian_vector_product
 from curvature.rl.policies import Policy, TabularSoftmax
 from curvature.rl.trajectories import Trajectories
 
@@ -97,3 +98,36 @@ class TabularMDP:
     def _values(self, probabilities: Tensor) -> Tensor:
         moves = torch.einsum("sa,sat->st", probabilities, self.transition)
         return torch.linalg.solve(self._resolvent(moves), (probabilities * self.reward).sum(-1))
+
+    def evaluate(
+        self, policy: Policy, parameters: Sequence[Tensor], direction: Sequence[Tensor] | None, count: int, seed: int
+    ) -> dict[str, Tensor]:
+        """J_H, and how far exact expectations of the estimators, by enumeration, are from its derivatives.
+
+        ``gradient_error`` and ``product_error`` are the largest absolute differences; the product is with a normal
+        vector drawn from ``seed``.
+        """
+        logits = parameters[0].detach()
+        everything = self.enumerate(policy, [logits])
+        draw = torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed), dtype=logits.dtype)
+        (gradient,) = gpomdp_gradient(everything, policy, self.discount, [logits])
+        (product,) = hessian_vector_product(everything, policy, [draw], self.discount, [logits])
+
+        def exact(values: Tensor) -> Tensor:
+            return self.truncated_objective(values.softmax(-1))
+
+        hessian = torch.func.hessian(exact)(logits).reshape(logits.numel(), -1)
+        return {
+            "objective": exact(logits),
+            "gradient_error": (gradient - torch.func.grad(exact)(logits)).abs().max(),
+            "product_error": (product.flatten() - hessian @ draw.flatten()).abs().max(),
+        }
+
+
+def random_mdp(seed: int = 0, states: int = 2, actions: int = 2, discount: float = 0.9, horizon: int = 3) -> TabularMDP:
+    """Transition rows and first state uniform on the simplex, rewards uniform in [0, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = torch.rand(states * actions + 1, states, generator=generator, dtype=torch.float64).clamp(min=1e-12).log()
+    rows = raw / raw.sum(-1, keepdim=True)
+    reward = torch.rand(states, actions, generator=generator, dtype=torch.float64)
+    return TabularMDP(rows[1:].view(states, actions, states), reward, rows[0], discount, horizon)
