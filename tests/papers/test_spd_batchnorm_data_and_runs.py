@@ -20,9 +20,9 @@ from curvature.papers.spd_batchnorm import SPDBatchNorm
 ROOT = Path(__file__).parents[2]
 
 
-def composed(*overrides):
+def composed(*overrides, experiment="spd_batchnorm"):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=["experiment=spd_batchnorm", *overrides])
+        return compose("config", overrides=[f"experiment={experiment}", *overrides])
 
 
 def condition(X):
@@ -125,6 +125,9 @@ def test_hdm05_reads_a_file_for_each_sample(tmp_path):
     data.setup()
     images, labels = data.measurement_batches(data.train_size)[0]
     assert images.shape[1:] == (1, 93, 93) and set(labels.tolist()) <= {0, 1, 2} and data.test_size == 6
+    smoke = ["+debug=smoke", "tracking=offline", f"outputs={tmp_path / 'out'}"]
+    metrics = run(composed(*arguments, *smoke, experiment="paper/spd_batchnorm")).metrics
+    assert np.isfinite(metrics["val/loss"]) and metrics["norm/metric_moved"] > 0
 
 
 def test_ntu_sequences_become_covariances_with_trace_one(tmp_path):

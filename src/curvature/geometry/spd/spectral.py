@@ -178,6 +178,12 @@ def spectral(matrix: Tensor, *functions: SpectralFunction, system: Eigensystem |
     return outputs
 
 
+def eigenvalues(matrix: Tensor) -> Tensor:
+    """Ascending eigenvalues (..., n) of symmetric (..., n, n), with gradient U diag(g) U^T."""
+    values: Tensor = _Eigenvalues.apply(matrix)
+    return values
+
+
 def matrix_sqrt(matrix: Tensor) -> Tensor:
     """X^(1/2) of (..., n, n)."""
     return spectral(matrix, Sqrt())[0]
@@ -261,6 +267,20 @@ class _Spectral(torch.autograd.Function):
                 part = function.divided_differences(values) * rotate(vectors.mT, sym(gradient))
                 total = part if total is None else total + part
         return None if total is None else rotate(vectors, total), None, None
+
+
+class _Eigenvalues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        values, vectors = eigensystem(matrix)
+        ctx.save_for_backward(vectors)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (vectors,) = ctx.saved_tensors
+        return sandwich(vectors, gradient)
 
 
 def _pairs(values: Tensor) -> tuple[Tensor, Tensor]:

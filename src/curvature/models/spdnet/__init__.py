@@ -4,6 +4,7 @@ from curvature.models.spdnet.batch_norm import SPDMBN, AIMBatchNorm, LieBatchNor
 from curvature.models.spdnet.gbw_batch_norm import GBWBatchNorm
 from curvature.models.spdnet.layers import BiMap, Covariance, LogEig, ReEig, Vech
 from curvature.models.spdnet.networks import EEGSPDNet, SPDNet
+from curvature.models.spdnet.residual import SPDResNet
 
 __all__ = [
     "SPDMBN",
@@ -17,5 +18,6 @@ __all__ = [
     "ReEig",
     "RiemannianBatchNorm",
     "SPDNet",
+    "SPDResNet",
     "Vech",
 ]
