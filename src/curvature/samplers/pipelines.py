@@ -1,0 +1,161 @@
+"""Pretrained diffusers pipelines from local folders, sampled by every arm from equal seeds, judged by FID."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvature.errors import ConfigError
+from curvature.samplers.study import SOLVERS, Arm, arms_of
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+def pipeline_study(
+    seed: int,
+    checkpoint: str | None,
+    reference: str | None,
+    features: Callable[[], nn.Module],
+    arms: Mapping[str, Mapping[str, Any]],
+    steps: Sequence[int],
+    samples: int,
+    batch_size: int,
+    resolution: int,
+    prompts: str | None = None,
+    call: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+) -> dict[str, float]:
+    """Frechet distance of each arm's images, at equal numbers of model calls and from equal seeds.
+
+    Args:
+        seed: image i is drawn from the generator seed ``seed * samples + i``, whatever the arm.
+        checkpoint: folder of a diffusers pipeline (``model_index.json``); nothing is downloaded or executed from it.
+        reference: folder of real images, resized and centre-cropped to ``resolution``.
+        features: factory of the feature extractor; see :func:`inception`.
+        arms: see :func:`curvature.samplers.study.arms_of`; arms that match another's variance are not possible here.
+        steps: numbers of scheduler steps.
+        samples: images an arm.
+        batch_size: images a call.
+        resolution: side of the images.
+        prompts: text file with one prompt a line, used in order; None for unconditional pipelines.
+        call: further arguments of the pipeline, e.g. ``guidance_scale``.
+        dtype: of the weights; corrections are computed in float32 at least.
+        device: where to sample; the default is the GPU if there is one.
+
+    Returns:
+        ``fid/<arm>/nfe_<steps>``.
+
+    Raises:
+        ConfigError: a folder or file that is missing or unusable, or too few prompts.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    chosen = arms_of(arms)
+    if matched := [name for name, arm in chosen.items() if arm.match_variance_of]:
+        raise ConfigError(f"arms.{matched[0]}.match_variance_of", chosen[matched[0]].match_variance_of, "not set here")
+    texts = _prompts(prompts, samples)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = _load(checkpoint, dtype).to(place)
+    pipeline.set_progress_bar_config(disable=True)
+    config = pipeline.scheduler.config
+    distance = FrechetInceptionDistance(features(), reset_real_features=False, normalize=True).to(place)
+    for batch in _images(reference, resolution, batch_size):
+        distance.update(batch.to(place), real=True)
+    metrics = {}
+    for count in steps:
+        for name, arm in chosen.items():
+            pipeline.scheduler = pipeline_scheduler(arm, config)
+            distance.reset()
+            for first in range(0, samples, batch_size):
+                size = min(batch_size, samples - first)
+                seeds = [seed * samples + first + i for i in range(size)]
+                generators = [torch.Generator().manual_seed(value) for value in seeds]
+                options: dict[str, Any] = {"generator": generators, "output_type": "np", **(call or {})}
+                if texts is None:
+                    options["batch_size"] = size
+                else:
+                    options["prompt"] = texts[first : first + size]
+                images = pipeline(num_inference_steps=count, **options).images
+                distance.update(torch.from_numpy(images).permute(0, 3, 1, 2).float().to(place), real=False)
+            metrics[f"fid/{name}/nfe_{count}"] = float(distance.compute())
+    return metrics
+
+
+def pipeline_scheduler(arm: Arm, config: Any) -> Any:
+    """The arm's scheduler with the noise schedule of ``config``, ending at its smallest noise level."""
+    from curvature.samplers import schedulers
+
+    name, options = SOLVERS[arm.solver]
+    options = {"correction": "none", "timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"} | options
+    own = {key: value for key, value in arm.options.items() if key != "readme_lamb"}
+    return getattr(schedulers, name).from_config(config, **{**options, **own})
+
+
+def inception(weights: str | None) -> nn.Module:
+    """The Inception network of Frechet distances, (B, 3, H, W) in [0, 255] -> (B, 2048), from a local file.
+
+    Args:
+        weights: ``pt_inception-2015-12-05-6726825d.pth`` as distributed for ``torch-fidelity``.
+
+    Raises:
+        ConfigError: the file is missing, or ``torch-fidelity`` is not installed.
+    """
+    if weights is None or not Path(weights).is_file():
+        raise ConfigError("inception_weights", weights, "a local file with the Inception weights of torch-fidelity")
+    try:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        net = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
+    except ModuleNotFoundError:
+        raise ConfigError("inception_weights", weights, "used with torch-fidelity installed") from None
+    return _Bytes(net)
+
+
+class _Bytes(nn.Module):
+    """Inception reads bytes; images here are floats in [0, 1]."""
+
+    num_features = 2048
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.net((images * 255).round().clamp(0, 255).to(torch.uint8))
+        return features
+
+
+def _load(checkpoint: str | None, dtype: str) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if checkpoint is None or not (Path(checkpoint) / "model_index.json").is_file():
+        raise ConfigError("checkpoint", checkpoint, "a local folder with a diffusers pipeline (model_index.json)")
+    pipeline = DiffusionPipeline.from_pretrained(checkpoint, local_files_only=True, use_safetensors=True)
+    return pipeline.to(getattr(torch, dtype))
+
+
+def _prompts(path: str | None, count: int) -> list[str] | None:
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise ConfigError("prompts", path, "a text file with one prompt a line")
+    lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    if len(lines) < count:
+        raise ConfigError("samples", count, f"at most the number of prompts, {len(lines)}")
+    return lines[:count]
+
+
+def _images(folder: str | None, resolution: int, batch_size: int) -> Iterator[Tensor]:
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    paths = sorted(path for path in Path(folder or "").rglob("*") if path.suffix.lower() in SUFFIXES) if folder else []
+    if len(paths) < 2:
+        raise ConfigError("reference", folder, "a folder of at least two images")
+    steps = [v2.Resize(resolution), v2.CenterCrop(resolution), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    transform = v2.Compose(steps)
+    for first in range(0, len(paths), batch_size):
+        yield torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[first : first + batch_size]])
