@@ -1,0 +1,106 @@
+"""Claims files: what is wrong is named by file, claim and field; expressions compute and never execute."""
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from claims_support import PAPER
+
+from curvature.claims.expression import Expression
+from curvature.claims.papers import experiments_with_claims
+from curvature.claims.schema import ClaimsError, load
+
+ROOT = Path(__file__).parents[2]
+
+
+def content():
+    claim = {
+        "id": "C7",
+        "statement": "s",
+        "source": "x",
+        "reported": {"text": "r"},
+        "decide": {"kind": "greater", "metric": "m", "better": "a", "worse": "b"},
+    }
+    return {"paper": dict(PAPER), "seeds": [0, 1, 2], "arms": {"a": [], "b": []}, "claims": [claim]}
+
+
+def written(tmp_path, change):
+    value = content()
+    change(value)
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def test_a_whole_file_loads(tmp_path):
+    claims = load(written(tmp_path, lambda value: None))
+    assert [claim.id for claim in claims.select(["C7"])] == ["C7"]
+    with pytest.raises(ClaimsError, match="C8"):
+        claims.select(["C8"])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda v: v["claims"][0].pop("source"), ["claim C7.source"]),
+        (lambda v: v["claims"][0].update(sauce="x"), ["claim C7.sauce", "did you mean", "source"]),
+        (lambda v: v["claims"][0]["decide"].update(better="sam"), ["C7", "unknown arm 'sam'"]),
+        (lambda v: v["claims"][0]["decide"].update(kind="bigger"), ["claim C7", "bigger"]),
+        (lambda v: v["claims"][0].pop("decide"), ["claim C7", "not_runnable"]),
+        (lambda v: v["claims"][0]["decide"].update(informative=True), ["claim C7", "not informative"]),
+        (lambda v: v["claims"].append(dict(v["claims"][0])), ["claim ids repeat", "C7"]),
+        (lambda v: v["arms"].update(idle=[]), ["idle"]),
+        (lambda v: v["arms"].update(a={"parameter": "k"}), ["parameter and values"]),
+        (lambda v: v.update(seeds="many"), ["seeds"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, expected):
+    path = written(tmp_path, change)
+    with pytest.raises(ClaimsError) as error:
+        load(path)
+    for text in [str(path), *expected]:
+        assert text in str(error.value)
+
+
+def test_unsafe_yaml_is_not_executed(tmp_path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(f"paper: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
+    with pytest.raises(ClaimsError, match="not YAML"):
+        load(path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("experiment", experiments_with_claims())
+def test_committed_claims_files_follow_the_schema(experiment):
+    scale, _, paper = experiment.rpartition("/")
+    name = f"claims.{scale}.yaml" if scale else "claims.yaml"
+    claims = load(ROOT / "experiments" / paper / name)
+    assert claims.claims
+    assert len(claims.seeds) >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2 * x/y@a - z@b-c ** 2", 2 * 3.0 - 25.0),
+        ("log(x/y@a)", math.log(3.0)),
+        ("-abs(z@b-c) / 4", -1.25),
+        ("1.5", 1.5),
+    ],
+)
+def test_expressions_compute(text, value):
+    assert Expression(text)({"a": {"x/y": 3.0}, "b-c": {"z": 5.0}}) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["__import__('os')", "x@a.real.conjugate()", "x@a if 1 else 2", "open(x@a)", "m", "[1]"]
+)
+def test_expressions_are_arithmetic_only(text):
+    with pytest.raises(ValueError, match="arithmetic"):
+        Expression(text)({"a": {"x": 1.0}, "a.real.conjugate": {"x": 1.0}})
+
+
+def test_impossible_arithmetic_is_nan():
+    assert math.isnan(Expression("1 / x@a")({"a": {"x": 0.0}}))
+    assert math.isnan(Expression("log(x@a)")({"a": {"x": -1.0}}))
