@@ -234,3 +234,10 @@ def test_claims_file_is_valid_and_names_every_claim():
     for name, arm in claims.arms.items():
         cfg = composed(*arm.overrides)
         assert ("digits" in name) == ("Digit" in cfg.data._target_)
+
+
+@pytest.mark.parametrize("scale", ["", "lab/", "paper/"])
+def test_every_norm_can_be_chosen_at_every_scale(scale):
+    for path in (ROOT / "conf" / "norm").glob("*.yaml"):
+        cfg = composed(f"norm={path.stem}", experiment=f"{scale}spd_batchnorm")
+        assert instantiate(cfg.norm)(4)(torch.eye(4).double().expand(3, 4, 4)).shape == (3, 4, 4)
