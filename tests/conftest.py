@@ -1,9 +1,11 @@
-"""Shared by all tests: one thread, an isolated outputs folder, how to run the command line."""
+"""Shared by all tests: one thread, an isolated outputs folder, the command line, headless Chromium."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import curvature  # noqa: F401  (its import hook must precede torchvision's first import)
 
 ROOT = Path(__file__).parents[1]
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,3 +53,27 @@ def command(tmp_path: Path):
         )
 
     return run
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    """A page of headless Chromium."""
+    if not Path(CHROMIUM).exists():
+        reason = "Chromium is missing; apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    """Folder of screenshots; CURVATURE_SCREENSHOTS keeps them."""
+    folder = Path(os.environ.get("CURVATURE_SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
