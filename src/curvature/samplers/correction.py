@@ -144,32 +144,31 @@ class _Plane:
     @classmethod
     def of(cls, g: Tensor, p: Tensor) -> "_Plane":
         flat, other = _flat(g), _flat(p)
-        squared, product = torch.linalg.vecdot(flat, flat), torch.linalg.vecdot(flat, other)
-        share = torch.where(squared > 0, product / squared, 0.0)
+        limits = torch.finfo(flat.dtype)
+        length = torch.linalg.vector_norm(flat, dim=1)
+        share = torch.linalg.vecdot(flat, other) / length.square().clamp_min(limits.tiny)
         orthogonal = torch.addcmul(other, flat, share[:, None], value=-1)
-        length = squared.sqrt()
-        along, q = share * length, torch.linalg.vecdot(orthogonal, orthogonal).sqrt()
-        rounding = 32 * torch.finfo(flat.dtype).eps * along.abs()
-        return cls(flat, orthogonal, length, along, torch.where(q > rounding, q, 0.0))
+        along, q = share * length, torch.linalg.vector_norm(orthogonal, dim=1)
+        return cls(flat, orthogonal, length, along, q * (q > along.abs() * (32 * limits.eps)))
 
     def damped(self, lamb: float, kappa: float) -> tuple[Tensor, Tensor]:
-        a = kappa * self.along + (1 - kappa) * self.length
-        b = kappa * self.q
-        kept = lamb + b.square()
-        return self._normalised(kept, a * b, a * kappa)
+        a = torch.add(self.length * (1 - kappa), self.along, alpha=kappa)
+        b = self.q * kappa
+        return self._normalised(b * b + lamb, a * b, a * kappa, lamb)
 
     def scale_free(self, beta: float) -> tuple[Tensor, Tensor]:
-        ratio = torch.where(self.length > 0, beta / self.length, 0.0)
-        return self._normalised(torch.ones_like(self.q), ratio * self.q, ratio)
+        ratio = beta / self.length.clamp_min(torch.finfo(self.q.dtype).tiny)
+        return self._normalised(torch.ones_like(self.q), ratio * self.q, ratio, 1.0)
 
     def rotated(self, cosine: Tensor, factor: Tensor) -> Tensor:
-        return torch.addcmul(self.flat * cosine[:, None], self.orthogonal, factor[:, None], value=-1)
+        return (self.flat * cosine[:, None]).addcmul_(self.orthogonal, factor[:, None], value=-1)
 
-    def _normalised(self, kept: Tensor, turned: Tensor, turned_by_q: Tensor) -> tuple[Tensor, Tensor]:
-        hypotenuse = torch.hypot(kept, turned)
-        defined = (hypotenuse > 0) & (self.q > 0)
-        cosine = torch.where(defined, kept / hypotenuse, 1.0)
-        return cosine, torch.where(defined, self.length * turned_by_q / hypotenuse, 0.0)
+    def _normalised(self, kept: Tensor, turned: Tensor, turned_by_q: Tensor, least: float) -> tuple[Tensor, Tensor]:
+        hypotenuse, plane = torch.hypot(kept, turned), self.q > 0
+        cosine, factor = kept / hypotenuse, self.length * turned_by_q / hypotenuse
+        if least < torch.finfo(kept.dtype).tiny:
+            return torch.where(plane, cosine, 1.0), torch.where(plane, factor, 0.0)
+        return cosine, factor * plane
 
 
 def _working(g: Tensor) -> torch.dtype:
