@@ -28,7 +28,8 @@ class PolicyGradient(pl.LightningModule):
     (J* - J and |d_t - grad J|, mean over replicas) where the objective is known, ``return`` of fresh episodes else.
     Final metrics: ``<name>/final`` (of the last policy), ``<name>/largest`` and ``<name>/mean`` (over the records),
     ``error/slope`` and ``gap/slope`` (log-log, of the mean error and the median gap, after the first thirtieth of the
-    run), ``unstable`` (replicas whose gap is infinite), ``count/*`` of :class:`curvature.rl.PolicyOracle`,
+    run), ``unstable`` (replicas whose gap is infinite), ``fisher/floor`` (lower bound of LQR's Fisher matrix at every
+    policy), ``count/*`` of :class:`curvature.rl.PolicyOracle`,
     ``count/per_iteration`` (trajectories), ``memory/state`` (floats of parameters and optimiser per parameter) and
     ``memory/largest`` (elements of the largest tensor of an iteration over the square of the number of parameters).
 
@@ -131,6 +132,8 @@ class PolicyGradient(pl.LightningModule):
         if self.exact:
             for metric, column in (("error/slope", "error"), ("gap/slope", "gap_median")):
                 self.results[metric] = self._slope(column)
+        if isinstance(self.environment, LinearQuadratic):
+            self.results["fisher/floor"] = self.environment.fisher_floor()
         counts = self.oracle.counts
         self.results |= {f"count/{name}": float(count) for name, count in counts.items()}
         self.results["count/per_iteration"] = counts["trajectories"] / (self._per_estimate() * optimizer.iteration)

@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from curvature.rl.policies import Policy
 from curvature.rl.trajectories import Trajectories
@@ -56,9 +55,9 @@ def hessian_vector_product(
 ) -> tuple[Tensor, ...]:
     """B u = <grad log p(tau), u> g(tau) + grad <g(tau), u>, averaged over trajectories; E B u = Hessian of J_H times u.
 
-    One forward pass with tangents and one reverse pass: the tangent of the log-probabilities along ``direction`` gives
-    the factor of the score term of each trajectory, and its own gradient is the curvature term. No Hessian and no
-    Jacobian of single samples is formed.
+    One forward pass with tangents and one reverse pass: the derivative of the log-probabilities along ``direction``
+    gives the factor of the score term of each trajectory, and its own gradient is the curvature term. No Hessian and
+    no Jacobian of single samples is formed.
 
     Args:
         trajectories: sampled by the policy at ``parameters``.
@@ -73,11 +72,12 @@ def hessian_vector_product(
     Returns:
         One tensor a parameter, of its shape.
     """
-    with torch.enable_grad(), forward_ad.dual_level():
+    with torch.enable_grad():
         leaves = _leaves(policy, parameters)
-        duals = [forward_ad.make_dual(leaf, tangent.detach()) for leaf, tangent in zip(leaves, direction)]
-        primal, tangent = forward_ad.unpack_dual(_log_probs(trajectories, policy, duals))
-        log_probs, along = trajectories.masked(primal), trajectories.masked(tangent)
+        outputs, moved = policy.push(leaves, [part.detach() for part in direction], trajectories.states)
+        log_probs = policy.log_prob(outputs, trajectories.actions)
+        (slopes,) = torch.autograd.grad(log_probs.sum(), outputs, create_graph=True)
+        along, log_probs = trajectories.masked((slopes * moved).sum(-1)), trajectories.masked(log_probs)
         to_go = trajectories.rewards_to_go(discount, leave_one_out)
         surrogate = (to_go * along).sum(0)
         if score_term != "none":

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from curvature.errors import ConfigError
@@ -34,14 +35,23 @@ class Policy(nn.Module):
         found: Tensor = functional_call(self, dict(zip(names, parameters)), (states,))
         return found
 
+    def push(self, parameters: Sequence[Tensor], direction: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs at ``parameters`` and their derivative along ``direction``, both differentiable once more.
+
+        By forward-mode differentiation; policies whose derivative is short write it down, which spares the products
+        with zero tangents.
+        """
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(value, tangent) for value, tangent in zip(parameters, direction)]
+            outputs, along = forward_ad.unpack_dual(self.at(duals, states))
+        return outputs, torch.zeros_like(outputs) if along is None else along
+
 
 class Categorical(Policy):
     """Base of policies whose outputs are unnormalised log-probabilities (..., A); actions are integers (...)."""
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        # Not log_softmax or logsumexp: torch 2.13 cannot differentiate their forward-mode derivatives (done in place).
-        shifted = outputs - outputs.detach().amax(-1, keepdim=True)
-        return shifted.gather(-1, actions.unsqueeze(-1)).squeeze(-1) - shifted.exp().sum(-1).log()
+        return outputs.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         flat = outputs.reshape(-1, outputs.shape[-1]).softmax(-1)
@@ -92,6 +102,9 @@ class SoftmaxMLP(Categorical):
         outputs: Tensor = self.net(states)
         return outputs
 
+    def push(self, parameters: Sequence[Tensor], direction: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
+        return push_tanh_mlp(parameters, direction, states)
+
 
 class LinearGaussian(Policy):
     """a = K s + sigma e with e ~ N(0, I) and a fixed sigma.
@@ -126,6 +139,9 @@ class LinearGaussian(Policy):
         # One product a replica; broadcasting over the time axis would make one for every step of it.
         flat = states.transpose(0, 1)
         return (flat.flatten(1, 2) @ self.weight.mT).unflatten(1, flat.shape[1:3]).transpose(0, 1)
+
+    def push(self, parameters: Sequence[Tensor], direction: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
+        return self.at(parameters, states), self.at(direction, states)
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         constant = actions.shape[-1] * (math.log(self.sigma) + 0.5 * math.log(2 * math.pi))
@@ -164,6 +180,12 @@ class GaussianMLP(Policy):
         mean: Tensor = self.net(states)
         return torch.cat((mean, self.log_std.clamp(min=LOG_STD_FLOOR).expand_as(mean)), -1)
 
+    def push(self, parameters: Sequence[Tensor], direction: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
+        mean, along = push_tanh_mlp(parameters[1:], direction[1:], states)
+        log_std = parameters[0].clamp(min=LOG_STD_FLOOR).expand_as(mean)
+        moving = torch.where(parameters[0] > LOG_STD_FLOOR, direction[0], 0).expand_as(mean)
+        return torch.cat((mean, log_std), -1), torch.cat((along, moving), -1)
+
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
         mean, log_std = outputs.chunk(2, -1)
         scaled = (actions - mean) * (-log_std).exp()
@@ -192,3 +214,24 @@ def tanh_mlp(widths: Sequence[int], generator: torch.Generator | None = None) ->
     with torch.no_grad():
         linear.weight.mul_(0.01)
     return nn.Sequential(*layers)
+
+
+def push_tanh_mlp(parameters: Sequence[Tensor], direction: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of :func:`tanh_mlp` with ``parameters`` (weight, bias, weight, ...), and their derivative.
+
+    Args:
+        parameters: of the layers.
+        direction: in which they move, shaped as they are.
+        states: (..., n).
+    """
+    value, along = states, torch.zeros(())
+    layers = len(parameters) // 2
+    for layer in range(layers):
+        weight, bias = parameters[2 * layer : 2 * layer + 2]
+        moved = nn.functional.linear(value, *direction[2 * layer : 2 * layer + 2])
+        along = moved if layer == 0 else moved + nn.functional.linear(along, weight)
+        value = nn.functional.linear(value, weight, bias)
+        if layer < layers - 1:
+            value = value.tanh()
+            along = along * (1 - value.square())
+    return value, along

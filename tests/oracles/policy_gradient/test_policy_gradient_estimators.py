@@ -250,3 +250,17 @@ def test_sampled_trajectories_follow_the_law_that_is_enumerated(mdp, policy):
     assert float((estimate - exact).norm()) < 4 * (1.4777314007561486 / 200_000) ** 0.5
     (product,) = hessian_vector_product(sample, policy, [U], mdp.discount)
     close(product, [-0.137360766172, 0.137360766172, -0.017852409510, 0.017852409510], 0.06)
+
+
+@pytest.mark.parametrize("make", [SoftmaxMLP, GaussianMLP])
+def test_written_derivatives_of_networks_are_those_of_forward_mode(make):
+    generator = torch.Generator().manual_seed(0)
+    policy = make(3, 2, [5, 4], generator=generator).double()
+    for parameter in policy.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    parameters = [p.detach() for p in policy.parameters()]
+    direction = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
+    states = torch.randn(6, 2, 3, generator=generator, dtype=torch.float64)
+    outputs, along = policy.push(parameters, direction, states)
+    exact = torch.func.jvp(lambda *at: policy.at(at, states), tuple(parameters), tuple(direction))
+    torch.testing.assert_close((outputs, along), exact, atol=1e-13, rtol=0)
