@@ -100,6 +100,18 @@ def test_o15_bimap_moves_and_stays_orthonormal_and_spd_parameters_stay_definite(
         assert float((parameter - torch.eye(4, dtype=torch.float64)).abs().max()) > 1e-3
 
 
+def test_step_of_an_spd_parameter_pairs_the_affine_invariant_gradient_with_its_retraction():
+    norm = GBWBatchNorm(4)
+    P, g, lr = spd(4, seed=1), symmetric(4, seed=2), 0.05
+    with torch.no_grad():
+        norm.metric.copy_(P)
+    norm.metric.grad = g.clone()
+    riemannian_sgd([("metric", norm.metric)], lr=lr, momentum=0.0).step()
+    exact = affine_invariant.exp(P, -lr * P @ g @ P)
+    error = float((norm.metric.detach() - exact).abs().max())
+    assert error < 20 * lr**3 and error < 0.02 * float((exact - P).abs().max())
+
+
 def test_weight_decay_leaves_manifold_parameters_alone():
     net = small(NORMS["gbw"])
     optimizer = riemannian_sgd(net.named_parameters(), lr=0.1, momentum=0.0, weight_decay=0.5)

@@ -22,7 +22,8 @@ class RiemannianBatchNorm(nn.Module):
     """Base: merges channels into the batch and decides which statistics to use.
 
     A batch of one matrix in training has no dispersion: it is normalised with the running statistics, which stay as
-    they are, and a warning says so. Statistics are buffers; parameters and buffers are float64.
+    they are, and a warning says so. Statistics are buffers; parameters and buffers are float64. With several processes
+    each uses the statistics of its own share of the batch.
 
     Args:
         n: size of the matrices.
