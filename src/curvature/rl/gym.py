@@ -1,7 +1,6 @@
 """Gymnasium environments, many copies at once."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,30 +73,27 @@ class GymEnvironment:
         """``count`` episodes, begun anew; actions outside of a box are clipped for the environment only."""
         vector = self._vector(count)
         generator = torch.Generator().manual_seed(seed)
-        states = torch.zeros(self.horizon, count, self.observations)
+        states = np.zeros((self.horizon, count, self.observations), dtype=np.float32)
         shape = (self.horizon, count) if self.discrete else (self.horizon, count, self.actions)
-        actions = torch.zeros(shape, dtype=torch.int64 if self.discrete else torch.float32)
-        rewards = torch.zeros(self.horizon, count)
-        mask = torch.zeros(self.horizon, count, dtype=torch.bool)
+        actions = np.zeros(shape, dtype=np.int64 if self.discrete else np.float32)
+        rewards = np.zeros((self.horizon, count), dtype=np.float32)
+        mask = np.zeros((self.horizon, count), dtype=bool)
         alive = np.ones(count, dtype=bool)
         observation, _ = vector.reset(seed=seed % 2**31)
         length = 0
         with torch.no_grad():
-            act = partial(policy.at, parameters)
-            for step in range(self.horizon):
-                # The reset's array is reused by some environments: copy it now.
-                states[step] = torch.from_numpy(np.asarray(observation, dtype=np.float32))
-                action = policy.sample(act(states[step]), generator)
-                actions[step] = action
-                mask[step] = torch.from_numpy(alive)
-                taken = action.numpy() if self.bounds is None else np.clip(action.numpy(), *self.bounds)
-                observation, reward, ended, cut, _ = vector.step(taken)
-                rewards[step] = torch.from_numpy(np.asarray(reward, dtype=np.float32))
+            while length < self.horizon and alive.any():
+                states[length] = observation
+                action = policy.sample(policy.at(parameters, torch.from_numpy(states[length])), generator).numpy()
+                actions[length], mask[length] = action, alive
+                taken = action if self.bounds is None else np.clip(action, *self.bounds)
+                observation, rewards[length], ended, cut, _ = vector.step(taken)
                 alive = alive & ~(ended | cut)
-                length = step + 1
-                if not alive.any():
-                    break
-        return Trajectories(states[:length], actions[:length], rewards[:length], mask[:length])
+                length += 1
+        states_t, actions_t, rewards_t, mask_t = (
+            torch.from_numpy(array[:length]) for array in (states, actions, rewards, mask)
+        )
+        return Trajectories(states_t, actions_t, rewards_t, mask_t)
 
     def evaluate(
         self, policy: Policy, parameters: Sequence[Tensor], direction: Sequence[Tensor] | None, count: int, seed: int
@@ -112,6 +108,5 @@ class GymEnvironment:
 
         if count not in self._vectors:
             mode = "vector_entry_point" if self.batched else "sync"
-            # Scopes the number of environments kept to those of training and of evaluation.
             self._vectors[count] = gymnasium.make_vec(self.env_id, count, vectorization_mode=mode, **self.options)
         return self._vectors[count]

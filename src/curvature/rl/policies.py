@@ -54,8 +54,9 @@ class Categorical(Policy):
         return outputs.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        flat = outputs.reshape(-1, outputs.shape[-1]).softmax(-1)
-        return torch.multinomial(flat, 1, generator=generator).view(outputs.shape[:-1])
+        # Gumbel's trick: the largest of logits - log E with E ~ Exp(1) is at each action with its probability.
+        draws = torch.empty_like(outputs).exponential_(generator=generator)
+        return (outputs - draws.log()).argmax(-1)
 
 
 class TabularSoftmax(Categorical):
