@@ -14,7 +14,7 @@ from curvature.stability import Conduct, LinearisedSGD, Recipe, Replicas, spread
 from curvature.stability.autograd import AutogradFamily
 from curvature.stability.descent import ChunkedDescent
 from curvature.stability.generalisation import stable_gap_bound
-from curvature.stability.plots import sweep_figure, trajectory_figure
+from curvature.stability.plots import escape_figure, sweep_figure, trajectory_figure
 from curvature.stability.problems import Problem
 from curvature.stability.summary import Lane, lane_metrics, sweep_metrics
 
@@ -261,6 +261,9 @@ class SgdStability(pl.LightningModule):
         axis = "learning rate" if self.imbalances is None else "initial imbalance"
         tracker.log_figure(sweep_figure(self.positions, bounds, per_lane, norm, axis), "plots/sweep.png")
         tracker.log_figure(trajectory_figure(self.history, self.labels, bounds), "plots/trajectories.png")
+        if self.start is not None:
+            growth = [self.before_escape[f"escape/minimum/growth/{label}"] for label in self.labels]
+            tracker.log_figure(escape_figure(self.history, self.labels, growth), "plots/escape.png")
 
 
 class ExactFacts(pl.LightningModule):

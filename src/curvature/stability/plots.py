@@ -1,5 +1,6 @@
 """Figures of one sweep over learning rates: sharpness against its bound, norm and test loss, trajectories."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,32 @@ def trajectory_figure(history: History, labels: Sequence[str], bounds: Sequence[
     panels[0].legend(fontsize="small")
     for panel in panels:
         _at_least_a_decade(panel)
+    return figure
+
+
+def escape_figure(history: History, labels: Sequence[str], growth: Sequence[float]) -> "Figure":
+    """Training loss after a perturbation of a minimum, and its expectation ``loss * growth^step`` (dotted).
+
+    Args:
+        history: as recorded, step 0 first.
+        labels: of the lanes.
+        growth: factor of the expected loss a step near the minimum, one a lane.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    panel = figure.subplots()
+    steps = [step for step, _ in history]
+    for label, factor in zip(labels, growth):
+        losses = [metrics[f"train/loss/{label}"] for _, metrics in history]
+        (line,) = panel.plot(steps, losses, label=f"{label.replace('_', ' ')}, factor {factor:.3g}")
+        ceiling = max(losses)
+        expected = [(step, math.log(losses[0]) + step * math.log(factor)) for step in steps]
+        shown = [(step, math.exp(value)) for step, value in expected if -700 < value < math.log(ceiling)]
+        panel.plot(*zip(*shown), color=line.get_color(), linestyle=":")
+    panel.set(yscale="log", xlabel="step", ylabel="train/loss", ylim=(1e-20, None))
+    panel.set_xscale("symlog", linthresh=max(steps[1:2] or [1]))
+    panel.legend(fontsize="small")
     return figure
 
 
