@@ -145,9 +145,10 @@ class ImageDataModule(PictureDataModule):
                 raise ConfigError(f"data.{key}", column, f"one of {', '.join(dataset.column_names)}")
         if not isinstance(dataset.features[self.image_column], datasets.Image):
             raise ConfigError("data.image_column", self.image_column, "a column of images")
-        labels = dataset.select_columns([self.label_column]).with_format("numpy")[:][self.label_column]
-        if not np.issubdtype(labels.dtype, np.integer):
+        feature = dataset.features[self.label_column]
+        if not str(getattr(feature, "dtype", "")).startswith(("int", "uint")):
             raise ConfigError("data.label_column", self.label_column, "a column of integers")
+        labels = dataset.select_columns([self.label_column]).with_format("numpy")[:][self.label_column]
         encoded = dataset.select_columns([self.image_column]).cast_column(
             self.image_column, datasets.Image(decode=False)
         )

@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 
 class Classifier(pl.LightningModule):
@@ -100,8 +99,14 @@ class Classifier(pl.LightningModule):
         self._report(self._compute("val"))
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        names = getattr(self.trainer.datamodule, "test_names", ["clean"])  # type: ignore[attr-defined]
-        self._evaluate("test" if dataloader_idx == 0 else f"test/corrupted/{names[dataloader_idx]}", batch)
+        if dataloader_idx == 0:
+            self._evaluate("test", batch)
+            return
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        name = datamodule.test_names[dataloader_idx]
+        inputs, labels = batch
+        metrics = self._metrics_of(f"test/corrupted/{name}")
+        metrics["accuracy"].update(datamodule.correct(name, self.model(inputs), labels).float())
 
     def on_test_epoch_end(self) -> None:
         metrics = self._compute("test")
@@ -118,14 +123,15 @@ class Classifier(pl.LightningModule):
     def _evaluate(self, prefix: str, batch: Any) -> None:
         inputs, labels = batch
         logits = self.model(inputs)
+        metrics = self._metrics_of(prefix)
+        metrics["accuracy"].update((logits.argmax(-1) == labels).float())
+        metrics["loss"].update(self.criterion(logits, labels), weight=len(labels))
+
+    def _metrics_of(self, prefix: str) -> Any:
         key = prefix.replace(".", "_dot_")
         if key not in self._metrics:
-            accuracy = MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)
-            self._metrics[key] = nn.ModuleDict({"accuracy": accuracy, "loss": MeanMetric()}).to(self.device)
-        metrics: Any = self._metrics[key]
-        metrics["accuracy"].update(logits, labels)
-        if not prefix.startswith("test/"):
-            metrics["loss"].update(self.criterion(logits, labels), weight=len(labels))
+            self._metrics[key] = nn.ModuleDict({"accuracy": MeanMetric(), "loss": MeanMetric()}).to(self.device)
+        return self._metrics[key]
 
     def _compute(self, split: str) -> dict[str, torch.Tensor]:
         values: dict[str, torch.Tensor] = {}
