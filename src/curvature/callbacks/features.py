@@ -46,7 +46,7 @@ class LinearTransfer(pl.Callback):
     ``transfer/mean``. Targets are opened before training, so that a missing one is noticed at once.
 
     Args:
-        targets: name -> data module whose images have the shape the model takes.
+        targets: name -> data module whose images have the shape the model takes, or None to leave it out.
         penalties: values of the SVM's C to choose from.
         mean_per_class: targets whose accuracy is averaged over classes instead of images.
         images: at most so many examples of a split; None uses all.
@@ -65,9 +65,10 @@ class LinearTransfer(pl.Callback):
     ) -> None:
         if not penalties or min(penalties) <= 0:
             raise ConfigError("callbacks.transfer.penalties", list(penalties), "positive numbers, at least one")
-        if unknown := sorted(set(mean_per_class) - set(targets)):
-            raise ConfigError("callbacks.transfer.mean_per_class", unknown, f"some of {', '.join(targets)}")
-        self.targets, self.penalties = dict(targets), list(penalties)
+        self.targets = {name: target for name, target in targets.items() if target is not None}
+        self.penalties = list(penalties)
+        if unknown := sorted(set(mean_per_class) - set(self.targets)):
+            raise ConfigError("callbacks.transfer.mean_per_class", unknown, f"some of {', '.join(self.targets)}")
         self.mean_per_class, self.images = frozenset(mean_per_class), images
         self.results: dict[str, float] = {}
 
@@ -84,7 +85,8 @@ class LinearTransfer(pl.Callback):
             train, val, test = (self._features(pl_module, target, split) for split in ("train", "val", "test"))
             per_class = name in self.mean_per_class
             self.results[f"transfer/{name}"] = linear_probe(train, val, test, self.penalties, per_class)
-        self.results["transfer/mean"] = float(np.mean(list(self.results.values())))
+        if self.results:
+            self.results["transfer/mean"] = float(np.mean(list(self.results.values())))
 
     def _features(self, pl_module: pl.LightningModule, target: Any, split: str) -> Examples:
         size = len(target.splits[split])

@@ -49,7 +49,8 @@ class GrassmannHead(nn.Module):
         self.subspaces = nn.Parameter(grassmann.column_major(start))
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(device_type=features.device.type, enabled=False):
+        device = features.device.type if features.device.type != "meta" else "cpu"
+        with torch.autocast(device_type=device, enabled=False):
             features = features.to(self.subspaces.dtype)
             if self.normalise:
                 features = F.normalize(features, dim=-1)

@@ -41,12 +41,18 @@ class HeadedNetwork(nn.Module):
             :class:`curvature.models.heads.GrassmannHead`.
         in_features: length of a feature vector.
         num_classes: number of classes.
+
+    Raises:
+        ConfigError: a timm backbone whose features have another length.
     """
 
     def __init__(
         self, backbone: nn.Module, head: Callable[[int, int], nn.Module], in_features: int, num_classes: int
     ) -> None:
         super().__init__()
+        length = getattr(backbone, "head_hidden_size", getattr(backbone, "num_features", in_features))
+        if length != in_features:
+            raise ConfigError("model.in_features", in_features, f"{length}, the features of the backbone")
         self.backbone = backbone
         self.head = head(in_features, num_classes)
 

@@ -1,11 +1,13 @@
 """Get the Best of Both Worlds: Improving Accuracy and Transferability by Grassmann Class Representation (2023)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from curvature.callbacks.subspaces import grassmann_head
+from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 from curvature.models.heads import MetricHead
 from curvature.training.classifier import Classifier
@@ -23,14 +25,26 @@ class GrassmannClassifier(Classifier):
     Args:
         subspaces: ``learned``; ``frozen`` at their random start; or ``principal``, frozen at the leading principal
             subspaces of each class's features before training. Only for a Grassmann head.
+        mixing: maps a training batch (inputs, labels) to mixed inputs and soft labels (B, num_classes), e.g.
+            ``torchvision.transforms.v2.MixUp``; its randomness is a function of ``mixing_seed``, step and process.
+        mixing_seed: seed of the mixing, >= 0.
         **options: see :class:`curvature.training.classifier.Classifier`.
 
     Raises:
         ConfigError: an unknown value of ``subspaces``, or a sigmoid loss on logits that cannot be negative.
     """
 
-    def __init__(self, subspaces: str = "learned", **options: Any) -> None:
+    def __init__(
+        self,
+        subspaces: str = "learned",
+        mixing: Callable[..., Any] | None = None,
+        mixing_seed: int = 0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self.mixing, self.mixing_seed = mixing, mixing_seed
+        if mixing is not None and isinstance(getattr(self.model, "head", None), MetricHead):
+            raise ConfigError("module.mixing", type(mixing).__name__, "null, for a loss that needs one label an image")
         if subspaces not in TRAININGS:
             raise ConfigError("module.subspaces", subspaces, f"one of {', '.join(TRAININGS)}")
         self.subspaces = subspaces
@@ -61,7 +75,7 @@ class GrassmannClassifier(Classifier):
     def optimizer_step(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        loss = self.training_loss(inputs, labels)
+        loss = self.training_loss(*self._mixed(inputs, labels))
         if loss.requires_grad:
             self.manual_backward(loss)
             if self.max_grad_norm is not None:
@@ -77,6 +91,15 @@ class GrassmannClassifier(Classifier):
             return metric_loss
         loss: torch.Tensor = self.criterion(self.model(inputs), labels)
         return loss
+
+    def _mixed(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.mixing is None:
+            return inputs, labels
+        devices = [inputs.device] if inputs.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive("mixing", self.mixing_seed, self.trainer.global_step, self.trainer.global_rank))
+            mixed: tuple[torch.Tensor, torch.Tensor] = self.mixing(inputs, labels)
+        return mixed
 
     def _clipped(self) -> list[torch.Tensor]:
         subspaces = self.grassmann.subspaces if self.grassmann is not None else None
