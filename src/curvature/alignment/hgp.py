@@ -21,7 +21,7 @@ class HGP(Method):
 
     Args:
         alpha, beta: factors of the two terms; ``weight`` multiplies both.
-        center: c is Hbar gbar, of the mean loss (``mean_loss``), or the mean over domains of H_e g_e (``mean_product``).
+        center: c is Hbar gbar of the mean loss (``mean_loss``), or the mean of H_e g_e over domains (``mean_product``).
         detach_center: treat the centres as constants.
         **options: see :class:`curvature.alignment.method.Method`.
 
@@ -39,7 +39,7 @@ class HGP(Method):
     ) -> None:
         super().__init__(**options)
         if center not in CENTERS:
-            raise ConfigError("algorithm.center", center, f"one of {', '.join(CENTERS)}")
+            raise ConfigError("method.center", center, f"one of {', '.join(CENTERS)}")
         self.alpha, self.beta, self.center, self.detach_center = alpha, beta, center, detach_center
 
     def bind(self, network: HeadedNetwork, domains: int, seed: int = 0) -> None:

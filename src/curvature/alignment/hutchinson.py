@@ -48,9 +48,9 @@ class Hutchinson(Method):
     ) -> None:
         super().__init__(**options)
         if diag_estimator not in ESTIMATORS:
-            raise ConfigError("algorithm.diag_estimator", diag_estimator, f"one of {', '.join(ESTIMATORS)}")
+            raise ConfigError("method.diag_estimator", diag_estimator, f"one of {', '.join(ESTIMATORS)}")
         if n_probes < 1:
-            raise ConfigError("algorithm.n_probes", n_probes, "at least 1")
+            raise ConfigError("method.n_probes", n_probes, "at least 1")
         self.alpha, self.beta, self.detach_center = alpha, beta, detach_center
         self.diag_estimator, self.n_probes, self.seed = diag_estimator, n_probes, 0
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))

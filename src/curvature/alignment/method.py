@@ -51,9 +51,9 @@ class Method(nn.Module):
         super().__init__()
         for key, value in (("weight", weight), ("weight_before", weight_before), ("anneal_steps", anneal_steps)):
             if not value >= 0:
-                raise ConfigError(f"algorithm.{key}", value, "a number >= 0")
+                raise ConfigError(f"method.{key}", value, "a number >= 0")
         if reduction not in REDUCTIONS:
-            raise ConfigError("algorithm.reduction", reduction, f"one of {', '.join(REDUCTIONS)}")
+            raise ConfigError("method.reduction", reduction, f"one of {', '.join(REDUCTIONS)}")
         self.weight, self.anneal_steps, self.weight_before = weight, anneal_steps, weight_before
         self.rescale, self.reset_optimizer = rescale, reset_optimizer
         self.reduction = reduction

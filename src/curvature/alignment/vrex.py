@@ -1,6 +1,7 @@
 """Variance risk extrapolation (Krueger et al., ICML 2021, arXiv 2003.00688)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -12,9 +13,16 @@ from curvature.models.mlp import HeadedNetwork
 class VREx(Method):
     """Squared distances of the losses to their mean over domains.
 
-    For two domains ``reduction=mean`` gives (L_0 - L_1)^2 / 4 and ``sum`` twice that; the Colored-MNIST scripts use
-    (L_0 - L_1)^2, which is ``sum`` at twice the weight.
+    For two domains the sum is (L_0 - L_1)^2 / 2; the Colored-MNIST scripts penalise (L_0 - L_1)^2: alpha = 2.
+
+    Args:
+        alpha: factor; ``weight`` multiplies it.
+        **options: see :class:`curvature.alignment.method.Method`.
     """
 
+    def __init__(self, alpha: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.alpha = alpha
+
     def penalty(self, domains: Sequence[Domain], network: HeadedNetwork) -> Tensor:
-        return self.reduce(deviations([domain.loss for domain in domains]).square())
+        return self.alpha * self.reduce(deviations([domain.loss for domain in domains]).square())
