@@ -264,3 +264,21 @@ def test_written_derivatives_of_networks_are_those_of_forward_mode(make):
     outputs, along = policy.push(parameters, direction, states)
     exact = torch.func.jvp(lambda *at: policy.at(at, states), tuple(parameters), tuple(direction))
     torch.testing.assert_close((outputs, along), exact, atol=1e-13, rtol=0)
+
+
+def test_official_score_term_is_minus_the_mean_over_steps_times_the_mean_gradient(mdp, policy):
+    everything = mdp.enumerate(policy)
+    pick = [5, 21, 60]
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    mask[2, 1] = mask[1:, 2] = False
+    tensors = (x[:, pick] for x in (everything.states, everything.actions, everything.rewards))
+    batch = Trajectories(*tensors, mask)
+    (gradient,) = gpomdp_gradient(batch, policy, mdp.discount)
+    (curvature,) = hessian_vector_product(batch, policy, [U], mdp.discount, score_term="none")
+    (official,) = hessian_vector_product(batch, policy, [U], mdp.discount, score_term="official")
+
+    def mean_log_prob(logits):
+        return policy.log_prob(logits[batch.states], batch.actions)[mask].mean()
+
+    slope = (torch.func.grad(mean_log_prob)(policy.logits.detach()) * U).sum()
+    torch.testing.assert_close(official, curvature - slope * gradient, atol=1e-13, rtol=0)
