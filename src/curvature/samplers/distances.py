@@ -8,6 +8,8 @@ from torch import Tensor
 from curvature.samplers.targets import GaussianMixture
 
 GRID = 4096
+EVALUATIONS = 2**18
+"""Most points at which a projected law is evaluated, and most evaluations of a component among them."""
 
 
 def gaussian_w2(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
@@ -70,9 +72,10 @@ def _kernel_mean(x: Tensor, means: Tensor, variances: Tensor, bandwidth: float) 
 
 
 def _quantiles(means: Tensor, deviation: Tensor, levels: Tensor) -> Tensor:
-    grid = torch.linspace(float(means.min() - 8 * deviation), float(means.max() + 8 * deviation), GRID).double()
+    nodes = max(512, min(GRID, EVALUATIONS // len(means)))
+    grid = torch.linspace(float(means.min() - 8 * deviation), float(means.max() + 8 * deviation), nodes).double()
     cumulative = torch.special.ndtr((grid[:, None] - means) / deviation).mean(1)
-    right = torch.searchsorted(cumulative, levels).clamp(1, GRID - 1)
+    right = torch.searchsorted(cumulative, levels).clamp(1, nodes - 1)
     low, high = cumulative[right - 1], cumulative[right]
     return torch.lerp(grid[right - 1], grid[right], ((levels - low) / (high - low)).clamp(0, 1))
 
