@@ -60,7 +60,7 @@ def moment_facts(seed: int) -> dict[str, float]:
 
         (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
         (product,) = torch.autograd.grad(0.5 * gradient.square().sum(), theta)
-        found: Tensor = torch.autograd.functional.hessian(loss, theta)  # type: ignore[assignment, no-untyped-call]
+        found: Tensor = torch.autograd.functional.hessian(loss, theta)
         hessian = found.reshape(theta.numel(), theta.numel())
         pairs = {
             "gradient": (domain.gradient, gradient),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from curvature.data.domains import DomainDataModule
 from curvature.data.files import Files, scan
@@ -73,7 +74,7 @@ class DomainParquet(DomainDataModule):
 
 
 class _Column(ImageDataModule):
-    def column(self, split: str, name: str) -> np.ndarray:  # type: ignore[type-arg]
+    def column(self, split: str, name: str) -> NDArray[Any]:
         dataset = self._dataset()[split]
         if name not in dataset.column_names:
             raise ConfigError("data.domain_column", name, f"one of {', '.join(dataset.column_names)}")

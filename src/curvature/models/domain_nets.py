@@ -61,7 +61,7 @@ class FrozenNormFeatures(nn.Module):
         import timm
 
         self.body = timm.create_model(name, pretrained=pretrained, num_classes=0)
-        self.num_features = int(self.body.num_features)
+        self.num_features: int = self.body.num_features  # type: ignore[assignment]
         self.dropout = nn.Dropout(dropout)
 
     def train(self, mode: bool = True) -> "FrozenNormFeatures":

@@ -1,0 +1,99 @@
+"""DomainBed's rules of model selection, over a columnar table of records, all in one pass.
+
+* ``training``: in each run the checkpoint with the largest mean held-out accuracy of the training domains (the earliest
+  of equals), then the best run over hyper-parameters.
+* ``oracle``: the last checkpoint of each run; the best by the test domain's held-out accuracy.
+* ``loo``: leave one domain out; the validation accuracy of (hparams, step) is the mean over v of the accuracy on v of
+  the run that left out both the test domain and v. A step for which any v is missing is dropped.
+* ``last``: the last checkpoint at hyper-parameter seed 0, or the smallest there is; no selection.
+
+Reported is the test domain's ``in`` accuracy. Equals over hyper-parameters go to the last group, as in DomainBed.
+"""
+
+import numpy as np
+import pandas as pd
+
+RULES = ("training", "oracle", "loo", "last")
+CELL = ["dataset", "algorithm", "test_env", "trial_seed"]
+_GROUP = ["dataset", "algorithm", "trial_seed", "hparams_seed", "test_envs"]
+
+
+def select(records: pd.DataFrame) -> pd.DataFrame:
+    """Selected checkpoints by every rule.
+
+    Args:
+        records: from :mod:`curvature.domainbed.records`.
+
+    Returns:
+        One row per rule and cell (:data:`CELL`), with columns hparams_seed, step, val_acc and test_acc.
+    """
+    wide, pairs = _checkpoints(records)
+    single = wide[wide["count"] == 1]
+    single = single.assign(test_env=single["test_envs"].astype(str).astype(int)) if len(single) else single
+    if single.empty:
+        return pd.DataFrame(columns=["rule", *CELL, "hparams_seed", "step", "val_acc", "test_acc"])
+    last = single.loc[single.groupby([*_GROUP], observed=True)["step"].idxmax()]
+    found = {
+        "training": _best(single.assign(val_acc=single["train_out"])),
+        "oracle": _best(last.assign(val_acc=last["test_out"])),
+        "loo": _best(_left_out(pairs, single)),
+        "last": last.assign(val_acc=np.nan).sort_values([*CELL, "hparams_seed"]).groupby(CELL, observed=True).head(1),
+    }
+    columns = [*CELL, "hparams_seed", "step", "val_acc", "test_acc"]
+    parts = [frame[columns].assign(rule=rule) for rule, frame in found.items() if len(frame)]
+    joined = pd.concat(parts, ignore_index=True)
+    return joined[["rule", *columns]].sort_values(["rule", *CELL], ignore_index=True)
+
+
+def regret(selected: pd.DataFrame) -> pd.DataFrame:
+    """Oracle's test accuracy minus each other rule's, per cell: what selection without test data costs."""
+    wide = selected.pivot_table(index=CELL, columns="rule", values="test_acc", observed=True)
+    oracle = wide.pop("oracle") if "oracle" in wide else np.nan
+    return wide.rsub(oracle, axis=0)
+
+
+def _checkpoints(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row per run and step: mean out accuracy of the training domains, test domain's in and out accuracy.
+
+    Also the rows of test domains in runs that left out two.
+    """
+    frame = records.reset_index(drop=True)
+    texts = frame["test_envs"].astype("category")
+    members = [[int(env) for env in text.split(",")] for text in texts.cat.categories]
+    width = int(frame["env"].max()) + 1 if len(frame) else 1
+    held = np.zeros((len(members), width), dtype=bool)
+    for row, envs in zip(held, members):
+        row[[env for env in envs if env < width]] = True
+    codes, env = texts.cat.codes.to_numpy(), frame["env"].to_numpy()
+    is_test = held[codes, env]
+    keyed = frame[[*_GROUP, "step"]].assign(count=np.array([len(m) for m in members])[codes])
+    keyed["train_out"] = np.where(is_test, np.nan, frame["out_acc"])
+    keyed["test_acc"] = np.where(is_test, frame["in_acc"], np.nan)
+    keyed["test_out"] = np.where(is_test, frame["out_acc"], np.nan)
+    values = keyed.groupby([*_GROUP, "step", "count"], observed=True)[["train_out", "test_acc", "test_out"]].mean()
+    pairs = frame[is_test & (held.sum(1)[codes] == 2)]
+    return values.reset_index(), pairs[[*_GROUP, "step", "env", "in_acc"]]
+
+
+def _best(frame: pd.DataFrame) -> pd.DataFrame:
+    """Earliest best step of each run, then the last of the best hyper-parameters."""
+    if frame.empty:
+        return frame
+    ordered = frame.dropna(subset=["val_acc"]).sort_values("step", kind="stable")
+    runs = ordered.loc[ordered.groupby([*CELL, "hparams_seed"], observed=True)["val_acc"].idxmax()]
+    ordered = runs.sort_values("hparams_seed", ascending=False, kind="stable")
+    return ordered.loc[ordered.groupby(CELL, observed=True)["val_acc"].idxmax()]
+
+
+def _left_out(pairs: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
+    """Checkpoints of single runs with the accuracy that runs without two domains validate them by."""
+    if pairs.empty:
+        return single.iloc[:0].assign(val_acc=np.nan)
+    envs = pairs["test_envs"].astype(str).str.split(",", expand=True).astype(int)
+    validated = pairs.assign(test_env=np.where(pairs["env"] == envs[0], envs[1], envs[0]))
+    keys = ["dataset", "algorithm", "trial_seed", "hparams_seed", "test_env", "step"]
+    means = validated.groupby(keys, observed=True)["in_acc"].agg(["mean", "count"]).reset_index()
+    domains = single.groupby("dataset", observed=True)["test_env"].max() + 1
+    both = pd.concat([domains, pairs.groupby("dataset", observed=True)["env"].max() + 1], axis=1).max(axis=1)
+    complete = means[means["count"] == means["dataset"].map(both).astype(int) - 1]
+    return single.merge(complete.rename(columns={"mean": "val_acc"}).drop(columns="count"), on=keys)
