@@ -36,6 +36,7 @@ def measure(
     """Time all arms on subspaces (classes, n, k) in float32.
 
     Args:
+        classes, n, k: C, n and k.
         rounds: rounds that count, a multiple of five so that re-orthonormalisation weighs as it does in training; five
             more go before.
         threads: CPU threads of torch.
@@ -142,6 +143,7 @@ def _svd(point: torch.Tensor, gradient: torch.Tensor) -> Step:
             moved = grassmann.reorthonormalise(moved)[0]
         state["point"], state["buffer"] = moved, buffer
 
+    step.state = state  # type: ignore[attr-defined]
     return step
 
 
