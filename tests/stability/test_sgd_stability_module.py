@@ -56,6 +56,7 @@ def test_sgd_obeys_the_trace_bound_and_gradient_descent_only_its_own():
     bounds = [sgd[f"generalisation/bound/lr_{rate}"] for rate in (0.01, 0.04, 0.16)]
     assert bounds[0] > bounds[1] > bounds[2]
     assert sgd["test/loss/lr_0.16"] < 0.5 * descent["test/loss/lr_0.16"]
+    assert sgd["stability/alignment/lr_0.04"] >= sgd["stability/worst_alignment/lr_0.04"] > 0
     assert sgd["sharpness/trace/lr_0.04"] == pytest.approx(2 / 0.04 * sgd["stability/trace/lr_0.04"])
 
 

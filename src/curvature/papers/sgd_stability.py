@@ -134,6 +134,9 @@ class SgdStability(pl.LightningModule):
         size, replacement = self.recipe.batch_size, self.recipe.replacement
         drawn = (samples, False) if size is None else (size, replacement)
         per_lane = [lane_metrics(lane, *drawn) for lane in lanes]
+        for lane, metrics, residuals in zip(lanes, per_lane, self._residuals()):
+            if residuals.any():
+                metrics["stability/alignment"] = lane.sgd.alignment(residuals)
         if size == 1:
             self.results |= self._generalisation(lanes, per_lane)
         for lane, metrics in zip(lanes, per_lane):
@@ -179,6 +182,13 @@ class SgdStability(pl.LightningModule):
         self.history.append((chunks * self.chunk, metrics))
         if self.logger is not None:
             self.logger.log_metrics(metrics, chunks)
+
+    def _residuals(self) -> np.ndarray:
+        """Output minus target, (lanes, n)."""
+        assert self.replicas is not None
+        outputs = self.replicas.family.predict(self.replicas.state(), self.replicas.inputs)
+        residuals: np.ndarray = (outputs - self.replicas.targets[:, None])[0].numpy()
+        return residuals
 
     def _lanes(self) -> list[Lane]:
         assert self.replicas is not None and self.problem is not None

@@ -46,7 +46,7 @@ def lane_metrics(lane: Lane, batch_size: int, replacement: bool = True) -> dict[
 
     Ratios are metric over bound: ``stability/trace`` is ``rate p tr(G) / 2`` (0 for gradient descent), ``trace_full``
     the same with p = 1, ``lambda_max`` is ``rate lambda_max / 2``, ``frobenius`` is ``rate ||G||_F sqrt(p mu)``,
-    ``non_uniformity`` is ``rate s sqrt(p)``, ``rate`` is the learning rate over the critical one. ``stability/growth``,
+    ``non_uniformity`` is ``rate s sqrt(p)``; ``worst_alignment`` is that mu, ``rate`` is the learning rate over the critical one. ``stability/growth``,
     the factor of ``E||theta||^2`` a step, is there for eligible lanes only. ``stability/eligible`` is 1 or 0, and
     ``stability/ineligible`` the place of the reason in :data:`REASONS`, from 1.
     """
@@ -64,6 +64,7 @@ def lane_metrics(lane: Lane, batch_size: int, replacement: bool = True) -> dict[
         "stability/lambda_max": lane.rate * largest / 2,
         "stability/frobenius": lane.rate * frobenius * math.sqrt(p * max(lane.sgd.worst_alignment, 0.0)),
         "stability/non_uniformity": lane.rate * lane.sgd.non_uniformity * math.sqrt(p),
+        "stability/worst_alignment": lane.sgd.worst_alignment,
         "stability/rate": lane.rate / lane.sgd.critical_learning_rate(batch_size, replacement),
         "stability/eligible": float(reason is None),
         "run/steps": float(lane.conduct.steps),
