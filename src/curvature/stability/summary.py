@@ -46,9 +46,9 @@ def lane_metrics(lane: Lane, batch_size: int, replacement: bool = True) -> dict[
 
     Ratios are metric over bound: ``stability/trace`` is ``rate p tr(G) / 2`` (0 for gradient descent), ``trace_full``
     the same with p = 1, ``lambda_max`` is ``rate lambda_max / 2``, ``frobenius`` is ``rate ||G||_F sqrt(p mu)``,
-    ``non_uniformity`` is ``rate s sqrt(p)``; ``worst_alignment`` is that mu, ``rate`` is the learning rate over the critical one. ``stability/growth``,
-    the factor of ``E||theta||^2`` a step, is there for eligible lanes only. ``stability/eligible`` is 1 or 0, and
-    ``stability/ineligible`` the place of the reason in :data:`REASONS`, from 1.
+    ``non_uniformity`` is ``rate s sqrt(p)``; ``worst_alignment`` is that mu, ``rate`` is the learning rate over the
+    critical one. ``stability/growth``, the factor of ``E||theta||^2`` a step, is there for eligible lanes only.
+    ``stability/eligible`` is 1 or 0, ``stability/ineligible`` the place of the reason in :data:`REASONS`, from 1.
     """
     p = noise_factor(lane.sgd.samples, batch_size, replacement)
     trace, frobenius, largest = lane.sgd.sharpness
