@@ -12,6 +12,7 @@ Reported is the test domain's ``in`` accuracy. Equals over hyper-parameters go t
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 RULES = ("training", "oracle", "loo", "last")
 CELL = ["dataset", "algorithm", "test_env", "trial_seed"]
@@ -66,13 +67,27 @@ def _checkpoints(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         row[[env for env in envs if env < width]] = True
     codes, env = texts.cat.codes.to_numpy(), frame["env"].to_numpy()
     is_test = held[codes, env]
-    keyed = frame[[*_GROUP, "step"]].assign(count=np.array([len(m) for m in members])[codes])
-    keyed["train_out"] = np.where(is_test, np.nan, frame["out_acc"])
-    keyed["test_acc"] = np.where(is_test, frame["in_acc"], np.nan)
-    keyed["test_out"] = np.where(is_test, frame["out_acc"], np.nan)
-    values = keyed.groupby([*_GROUP, "step", "count"], observed=True)[["train_out", "test_acc", "test_out"]].mean()
+    run = _codes(frame, [*_GROUP, "step"])
+    _, first, index = np.unique(run, return_index=True, return_inverse=True)
+    checkpoints = frame.loc[first, [*_GROUP, "step"]].reset_index(drop=True)
+    checkpoints["count"] = held.sum(1)[codes[first]]
+    quantities = ("train_out", "out_acc", ~is_test), ("test_acc", "in_acc", is_test), ("test_out", "out_acc", is_test)
+    for name, column, where in quantities:
+        weights = where.astype(float)
+        total = np.bincount(index, frame[column].to_numpy() * weights, len(first))
+        amount = np.bincount(index, weights, len(first))
+        checkpoints[name] = np.divide(total, amount, out=np.full(len(first), np.nan), where=amount > 0)
     pairs = frame[is_test & (held.sum(1)[codes] == 2)]
-    return values.reset_index(), pairs[[*_GROUP, "step", "env", "in_acc"]]
+    return checkpoints, pairs[[*_GROUP, "step", "env", "in_acc"]]
+
+
+def _codes(frame: pd.DataFrame, keys: list[str]) -> NDArray[np.int64]:
+    """One integer per row, equal where all ``keys`` are."""
+    combined = np.zeros(len(frame), dtype=np.int64)
+    for key in keys:
+        codes, values = pd.factorize(frame[key])
+        combined = combined * len(values) + codes
+    return combined
 
 
 def _best(frame: pd.DataFrame) -> pd.DataFrame:
