@@ -122,8 +122,14 @@ def _target(node: Any) -> str:
 
 
 def _batches(cfg: DictConfig) -> str:
-    size = cfg.data.get("batch_size")
-    return f", global batch {size}, learning rate {cfg.lr:g}" if size else f", learning rate {cfg.lr:g}"
+    size, devices = cfg.data.get("batch_size"), cfg.trainer.devices
+    rate = f", learning rate {cfg.lr:g}"
+    if not size:
+        return rate
+    processes = int(cfg.trainer.num_nodes) * (devices if isinstance(devices, int) and devices > 0 else 1)
+    if processes == 1:
+        return f", global batch {size}{rate}"
+    return f", effective batch {size} ({processes} processes x {size // processes}){rate} (not scaled with processes)"
 
 
 def _device(cfg: DictConfig) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "tracking"))
+TOOL = ROOT / "slurm" / "local-cluster" / "cluster.py"
+sys.path[:0] = [str(ROOT / "tests" / "tracking"), str(TOOL.parent)]
 
+import processes  # noqa: E402
 from tracking_support import rows  # noqa: E402
 
-TOOL = ROOT / "slurm" / "local-cluster" / "cluster.py"
 REAL = Path(__file__).parent / "real"
 UNAVAILABLE = 3
 
@@ -53,6 +55,20 @@ class SlurmCluster:
         """What ``scontrol show job`` says."""
         words = self("scontrol", "-o", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def processes_of(self, job: str) -> dict[int, str]:
+        """Process ids and names of all that belongs to a job: its slurmstepd, batch script, srun and tasks."""
+        number = self.details(job)["JobId"]
+        found = {}
+        for daemon in processes.job_processes(str(self.directory), self.environment["SLURM_CONF"]):
+            folder = Path(f"/proc/{daemon.pid}")
+            try:
+                in_job = f"SLURM_JOB_ID={number}".encode() in (folder / "environ").read_bytes().split(b"\0")
+                if in_job or f"[{number}." in (folder / "cmdline").read_text():
+                    found[daemon.pid] = (folder / "comm").read_text().strip()
+            except OSError:
+                continue
+        return found
 
     def status(self) -> dict:
         return json.loads(self(sys.executable, TOOL, "status", "--directory", self.directory))
@@ -223,8 +239,13 @@ class Finished:
         assert stored == self.on_disk()
 
 
-def start_cluster(directory: Path) -> SlurmCluster:
-    """Start a cluster; skips the test where Slurm cannot be had, unless this is CI."""
+def start_cluster(directory: Path, slurmd_timeout_s: int | None = None) -> SlurmCluster:
+    """Start a cluster; skips the test where Slurm cannot be had, unless this is CI.
+
+    Args:
+        directory: scratch directory.
+        slurmd_timeout_s: after how long a silent node is given up.
+    """
     in_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
     install = [] if in_ci else ["--no-install"]
     command = [sys.executable, str(TOOL), "up", "--nodes", "2", "--cpus", "4", "--directory", str(directory), *install]
@@ -234,7 +255,13 @@ def start_cluster(directory: Path) -> SlurmCluster:
     if done.returncode:
         subprocess.run([sys.executable, str(TOOL), "down", "--directory", str(directory)], check=False)
         pytest.fail(done.stderr)
-    return SlurmCluster(directory)
+    cluster = SlurmCluster(directory)
+    if slurmd_timeout_s is not None:
+        configuration = directory / "slurm.conf"
+        text = configuration.read_text()
+        configuration.write_text(re.sub("SlurmdTimeout=[0-9]+", f"SlurmdTimeout={slurmd_timeout_s}", text))
+        cluster("scontrol", "reconfigure")
+    return cluster
 
 
 def stop_cluster(cluster: SlurmCluster) -> None:

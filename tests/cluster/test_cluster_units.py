@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from curvature import console
 from curvature.callbacks import interrupt
 from curvature.cluster import environment, names, queue, requeue
 from curvature.cluster.launch import warn_about_sqlite
@@ -19,6 +20,7 @@ from curvature.cluster.outcome import JobFailed, last_line, outcome
 from curvature.cluster.queue import JobState
 from curvature.cluster.submission import SubmittedJob, explain_refusal
 from curvature.errors import ConfigError, CurvatureError
+from curvature.fingerprint import fingerprint
 from curvature.rundir import RunDirectory, RunLocked
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -110,6 +112,32 @@ def test_time_out_is_told_from_preemption(ends_in_s, preempted, expected):
 def test_time_limit_unknown_counts_as_preemption():
     assert not requeue.is_timed_out({"EndTime": "Unknown", "PreemptTime": "None"}, 120)
     assert not requeue.is_timed_out({}, 120)
+
+
+def test_giving_up_is_noted_in_the_record_of_the_run(tmp_path):
+    run = {"outputs": str(tmp_path), "paper": "p", "seed": 1}
+    directory = RunDirectory(tmp_path, "p", fingerprint(OmegaConf.create(run)))
+    requeue.give_up(OmegaConf.create(run), 2)
+    assert not directory.path.exists()
+    directory.update(status="KILLED", reason="stopped by SIGUSR2 after step 7", attempt=3)
+    requeue.give_up(OmegaConf.create(run | {"hydra": {"job": {"id": "5"}}}), 2)
+    assert directory.read() == {
+        "status": "KILLED",
+        "attempt": 3,
+        "reason": "time limit reached 3 times (slurm.max_num_timeout=2); the same command continues",
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "devices", "expected"),
+    [
+        (1, 1, ", global batch 96, learning rate 0.003"),
+        (2, 4, ", effective batch 96 (8 processes x 12), learning rate 0.003 (not scaled with processes)"),
+    ],
+)
+def test_plan_states_effective_batch_and_learning_rate(nodes, devices, expected):
+    cfg = {"lr": 3e-3, "data": {"batch_size": 96}, "trainer": {"num_nodes": nodes, "devices": devices}}
+    assert console._batches(OmegaConf.create(cfg)) == expected
 
 
 def test_outcomes_name_the_reason(tmp_path):

@@ -12,27 +12,12 @@ from pathlib import Path
 import pytest
 from slurm_harness import TOOL, Demo, SlurmCluster, start_cluster, stop_cluster
 
-sys.path.insert(0, str(TOOL.parent))
-import processes
-
 STEPS = 80
 FAULTS = ("none", "usr2", "usr2_twice", "requeue", "kill", "term")
 
 
-def processes_of(cluster: SlurmCluster, job: str) -> dict[int, str]:
-    """Process ids and names of all that belongs to a job: its slurmstepd, batch script, srun and tasks."""
-    number = cluster.details(job)["JobId"]
-    found = {}
-    for daemon in processes.job_processes(str(cluster.directory), cluster.environment["SLURM_CONF"]):
-        folder = Path(f"/proc/{daemon.pid}")
-        in_job = f"SLURM_JOB_ID={number}".encode() in (folder / "environ").read_bytes().split(b"\0")
-        if in_job or f"[{number}." in (folder / "cmdline").read_text():
-            found[daemon.pid] = (folder / "comm").read_text().strip()
-    return found
-
-
 def kill_task(cluster: SlurmCluster, job: str) -> None:
-    (pid,) = (pid for pid, name in processes_of(cluster, job).items() if name.startswith("python"))
+    (pid,) = (pid for pid, name in cluster.processes_of(job).items() if name.startswith("python"))
     os.kill(pid, signal.SIGKILL)
 
 
@@ -54,10 +39,7 @@ def time_limited(slurm_cluster, tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def lost_node(tmp_path_factory):
     """Two runs on a node that dies: all processes of one die with it, the other's run on unseen. In the background."""
-    cluster = start_cluster(tmp_path_factory.mktemp("lost"))
-    configuration = cluster.directory / "slurm.conf"
-    configuration.write_text(configuration.read_text().replace("SlurmdTimeout=20", "SlurmdTimeout=8"))
-    cluster("scontrol", "reconfigure")
+    cluster = start_cluster(tmp_path_factory.mktemp("lost"), slurmd_timeout_s=8)
     demo = Demo(cluster, tmp_path_factory.mktemp("node"))
     process = demo.start("variant=lost,orphan", "steps=200", "step_s=0.1")
     cluster.wait_until(lambda: len(demo.records()) == 2, what="both runs")
@@ -65,7 +47,7 @@ def lost_node(tmp_path_factory):
     cluster.wait_until(lambda: all(len(steps_of(directory)) > 11 for directory in directories), what="a few steps")
     (array,) = demo.arrays()
     assert {cluster.details(f"{array}_{i}")["NodeList"] for i in (0, 1)} == {"node1"}
-    pids = processes_of(cluster, f"{array}_0")
+    pids = cluster.processes_of(f"{array}_0")
     assert len(pids) >= 5
     os.kill(cluster.status()["daemons"]["node1"]["pid"], signal.SIGKILL)
     for pid in pids:
@@ -170,6 +152,7 @@ def test_time_limit_requeues_until_the_agreed_number(time_limited):
     assert "it used up its time limit slurm.max_num_timeout + 1 times" in out, out + demo.logs()
     (record,) = demo.records()
     assert record["status"] == "KILLED"
+    assert record["reason"].startswith("time limit reached 2 times (slurm.max_num_timeout=1)")
     assert record["attempt"] == 2
     (steps,) = demo.steps()
     assert steps == list(range(len(steps)))

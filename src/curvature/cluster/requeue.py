@@ -17,9 +17,12 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from omegaconf import DictConfig, OmegaConf
+
 from curvature.callbacks import interrupt
 from curvature.cluster import environment, queue
-from curvature.rundir import RunLocked
+from curvature.fingerprint import fingerprint
+from curvature.rundir import KILLED, RunDirectory, RunLocked
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -94,6 +97,20 @@ def go_back(handler: "SignalHandler", signal_delay_s: int) -> NoReturn:
         log.warning("saved; SLURM is ending this job (%s)", state)
         sys.exit(0)
     _requeue(handler, timed_out=is_timed_out(job, signal_delay_s))
+
+
+def give_up(cfg: DictConfig, max_num_timeout: int) -> None:
+    """Note in the run's record why a saved run is not requeued any more; its status stays KILLED: it can go on.
+
+    Args:
+        cfg: the config of the run, with or without its ``hydra`` node.
+        max_num_timeout: how many times it could be requeued.
+    """
+    run = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    directory = RunDirectory(run.outputs, run.paper, fingerprint(run))
+    if directory.path.exists():
+        reason = f"time limit reached {max_num_timeout + 1} times (slurm.max_num_timeout={max_num_timeout})"
+        directory.update(status=KILLED, reason=f"{reason}; the same command continues")
 
 
 def is_timed_out(job: dict[str, str], signal_delay_s: int, now: float | None = None) -> bool:

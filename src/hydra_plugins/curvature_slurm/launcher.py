@@ -36,6 +36,8 @@ class SlurmLauncher(BaseSubmititLauncher):
             Exception: whatever the run raised, so that SLURM too counts the job as failed.
             SystemExit: the run was saved and the job requeued.
         """
+        from submitit.core.utils import UncompletedJobError
+
         from curvature.callbacks.interrupt import Interrupted
         from curvature.cluster import names, requeue
         from curvature.cluster.options import read_options
@@ -64,6 +66,11 @@ class SlurmLauncher(BaseSubmititLauncher):
         )
         if result.status == JobStatus.FAILED:
             if isinstance(result._return_value, Interrupted):
-                requeue.go_back(submitit_handler, read_options(self.config).signal_delay_s)
+                options = read_options(self.config)
+                try:
+                    requeue.go_back(submitit_handler, options.signal_delay_s)
+                except UncompletedJobError:
+                    requeue.give_up(config, options.max_num_timeout)
+                    raise
             raise result._return_value
         return result
