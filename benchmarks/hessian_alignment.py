@@ -100,7 +100,7 @@ def step_ratios(widths: Sequence[int], classes: int, samples: int, domains: int,
 
 
 def resnet_ratios(repeats: int) -> dict[str, float]:
-    """ResNet-50 with 7 classes on 3 x 8 images of 64x64: its body is cheaper than at 224x224, so ratios are upper ones."""
+    """ResNet-50, 7 classes, 3 x 8 images of 64x64: its body is cheaper than at 224x224, so ratios are upper ones."""
     generator = torch.Generator().manual_seed(0)
     batches = [
         (torch.randn(8, 3, 64, 64, generator=generator), torch.randint(0, 7, (8,), generator=generator))
