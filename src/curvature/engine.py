@@ -239,7 +239,7 @@ def _train_and_test(
     directory: RunDirectory,
     tracker: "Tracker | NullTracker",
 ) -> dict[str, float]:
-    from curvature.callbacks.checkpoint import latest_intact
+    from curvature.callbacks.checkpoint import ResumableCheckpoint, latest_intact
 
     resume_from, damaged = latest_intact(directory.checkpoints)
     for path in damaged:
@@ -247,13 +247,16 @@ def _train_and_test(
         log.warning("checkpoint %s is damaged; %s", path, fallback)
     done = _batches_done(resume_from) if resume_from is not None else 0
     parts.datamodule.stream(cfg.max_steps, done)
+    # Lightning would convert it only after loading, and round float64 weights to float32 on the way.
+    trainer.precision_plugin.convert_module(parts.module)
     trainer.fit(
         parts.module,
         datamodule=parts.datamodule,
         ckpt_path=str(resume_from) if resume_from else None,
         weights_only=True if resume_from else None,
     )
-    metrics = _as_floats(trainer.callback_metrics)
+    (checkpoint,) = (item for item in trainer.callbacks if isinstance(item, ResumableCheckpoint))  # type: ignore[attr-defined]
+    metrics = checkpoint.metrics | _as_floats(trainer.callback_metrics)
     if getattr(parts.module, "test_step", None) is not None and cfg.test:
         trainer.test(parts.module, datamodule=parts.datamodule, verbose=False)
         metrics |= _as_floats(trainer.callback_metrics)

@@ -27,6 +27,10 @@ class ResumableCheckpoint(pl.Callback):
         every_n_steps: period in optimiser steps; at least 1.
         before_save: called right before each save, e.g. to force the metrics written so far to disk.
         agree_every_n_steps: with several processes, how often they agree on whether to stop.
+
+    Attributes:
+        metrics: what had been reported when the checkpoint was taken from which this process started; the last
+            validation may lie before it.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class ResumableCheckpoint(pl.Callback):
         self.every_n_steps = every_n_steps
         self.before_save = before_save
         self.agree_every_n_steps = agree_every_n_steps
+        self.metrics: dict[str, float] = {}
         self._saved_step = -1
         self._generators: dict[str, Any] | None = None
 
@@ -95,12 +100,17 @@ class ResumableCheckpoint(pl.Callback):
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
             counts["ready"] = counts["completed"]
-        checkpoint["curvature"] = {"batches": batches, "generators": generator_states()}
+        checkpoint["curvature"] = {
+            "batches": batches,
+            "generators": generator_states(),
+            "metrics": self.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()},
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._generators = checkpoint["curvature"]["generators"]
+        self.metrics = checkpoint["curvature"].get("metrics", {})
 
 
 def generator_states() -> dict[str, Any]:
