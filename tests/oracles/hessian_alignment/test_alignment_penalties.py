@@ -288,11 +288,11 @@ def test_optimizer_is_reset_at_the_anneal_step_only():
 @pytest.mark.parametrize(
     ("build", "key"),
     [
-        (lambda: HGP(center="median"), "algorithm.center"),
-        (lambda: HGP(reduction="max"), "algorithm.reduction"),
-        (lambda: HGP(weight=-1.0), "algorithm.weight"),
-        (lambda: Hutchinson(diag_estimator="guess"), "algorithm.diag_estimator"),
-        (lambda: Hutchinson(n_probes=0), "algorithm.n_probes"),
+        (lambda: HGP(center="median"), "method.center"),
+        (lambda: HGP(reduction="max"), "method.reduction"),
+        (lambda: HGP(weight=-1.0), "method.weight"),
+        (lambda: Hutchinson(diag_estimator="guess"), "method.diag_estimator"),
+        (lambda: Hutchinson(n_probes=0), "method.n_probes"),
     ],
 )
 def test_bad_arguments_name_their_key(build, key):
