@@ -156,17 +156,25 @@ def test_clipping_leaves_the_subspaces_out():
     assert model._clipped() == []
 
 
-def test_mixing_repeats_itself_and_spares_the_global_generator(tmp_path):
-    mixing = {"_target_": "torchvision.transforms.v2.MixUp", "alpha": 0.8, "num_classes": 5}
+def test_mixing_is_a_function_of_seed_and_step_and_spares_the_global_generator():
+    from types import SimpleNamespace
 
-    def final(folder, noise):
-        cfg = small(tmp_path / folder, "+module.mixing_seed=3", "callbacks.transfer=null")
-        OmegaConf.update(cfg, "module.mixing", mixing, force_add=True)
-        return run(cfg).metrics["train/loss_last"]
+    from torchvision.transforms.v2 import MixUp
 
-    assert final("first", 0) == final("second", 1)
-    plain = run(small(tmp_path / "plain", "callbacks.transfer=null")).metrics["train/loss_last"]
-    assert plain != final("third", 2)
+    model = module(mixing=MixUp(alpha=0.8, num_classes=3), mixing_seed=3)
+    images, labels = torch.rand(6, 1, 1, 6), torch.arange(6) % 3
+
+    def mixed(step):
+        model._trainer = SimpleNamespace(global_step=step, global_rank=0)
+        return model._mixed(images, labels)
+
+    state = torch.get_rng_state()
+    first, soft = mixed(5)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    assert torch.equal(mixed(5)[0], first)
+    assert not torch.equal(mixed(6)[0], first) and not torch.equal(first, images)
+    assert soft.shape == (6, 3)
 
 
 def test_groups_leave_digits_out():
