@@ -123,3 +123,26 @@ def test_second_process_with_the_same_fingerprint_does_not_train(tmp_path):
     finally:
         first.kill()
         first.communicate()
+
+
+def test_resumed_after_the_last_validation_in_float64(tmp_path):
+    options = ("trainer.precision=64-true", "trainer.val_check_interval=40", "tracking.flush_seconds=0.02")
+    options += ("callbacks.measures=null", "callbacks.step_time=null")
+    reference = start(tmp_path / "reference", *options)
+    output = finish(reference)
+    assert reference.returncode == 0, output
+    process = start(tmp_path / "resumed", *options)
+    wait_for_step(tmp_path / "resumed", process, 43)
+    os.kill(process.pid, signal.SIGTERM)
+    finish(process)
+    process = start(tmp_path / "resumed", *options)
+    output = finish(process)
+    assert process.returncode == 0, output
+    first, second = (
+        json.loads((run_directory(tmp_path / name) / "run.json").read_text()) for name in ("reference", "resumed")
+    )
+    assert second["attempt"] == 2
+    assert "val/accuracy" in first["metrics"]
+    metrics = [{k: v for k, v in run["metrics"].items() if not k.startswith("time/")} for run in (first, second)]
+    assert metrics[0] == metrics[1]
+    assert sorted(history(tmp_path / "reference")) == sorted(history(tmp_path / "resumed"))
