@@ -1,10 +1,16 @@
-"""sam_vit under every fault that a cluster has: it ends with the very numbers of an undisturbed run."""
+"""sam_vit under every fault that a cluster has: it ends with the very numbers of an undisturbed run.
+
+Ten jobs at once with time limits of SLURM's own: more than two cores carry beside other tests, so run it alone with
+``pytest --soak tests/cluster/test_faults.py``.
+"""
 
 import os
 import signal
 
 import pytest
 from slurm_harness import Finished, SamViT, start_cluster, stop_cluster
+
+pytestmark = pytest.mark.soak
 
 STEPS = 150
 EARLY = 30
