@@ -12,7 +12,8 @@ import torch
 
 
 class StepTime(pl.Callback):
-    """Sets ``results["time/step_ms"]``, the mean wall time of a training step, at the end of training.
+    """Sets ``results["time/step_ms"]``, the mean wall time of a training step (first to last batch, with
+    validation and checkpoints in between), at the end of training.
 
     With ``compare`` and an optimiser that wraps a base optimiser (its factory has ``base_optimizer``), also
     ``results[name]``: the median ratio of a wrapped step to a plain base-optimiser step, from interleaved repetitions
@@ -30,13 +31,20 @@ class StepTime(pl.Callback):
         self.name = name
         self.results: dict[str, float] = {}
         self._started: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = time.perf_counter(), trainer.global_step
+        self._started = self._last = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # What other callbacks measure at the end of training is not part of a step.
+        self._last = time.perf_counter(), trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._started is not None and trainer.global_step > self._started[1]:
-            seconds, steps = time.perf_counter() - self._started[0], trainer.global_step - self._started[1]
+        if self._started is not None and self._last is not None and self._last[1] > self._started[1]:
+            seconds, steps = self._last[0] - self._started[0], self._last[1] - self._started[1]
             self.results["time/step_ms"] = 1000.0 * seconds / steps
         factory: Any = getattr(pl_module, "optimizer_factory", None)
         wrapped = isinstance(factory, partial) and "base_optimizer" in factory.keywords
