@@ -23,6 +23,7 @@ def vision_transformer(
     tanh_gelu: bool = True,
     initialisation: str = "paper",
     zero_head: bool = True,
+    head_bias: float = 0.0,
 ) -> nn.Module:
     """Vision transformer (Dosovitskiy et al. 2021), pre-norm, LayerNorm epsilon 1e-6.
 
@@ -37,8 +38,10 @@ def vision_transformer(
         pool: ``token`` classifies the class token, ``avg`` the mean over patches.
         drop_rate: dropout after the MLPs, the projections and the position embedding.
         tanh_gelu: the tanh approximation of GELU, as in the paper's code.
-        initialisation: ``paper``: Xavier-uniform weights, MLP biases of standard deviation 1e-6; ``library``: timm's.
-        zero_head: the classifier begins at zero.
+        initialisation: ``paper``: Xavier-uniform weights (queries, keys and values each on their own), MLP biases of
+            standard deviation 1e-6, position embedding of 0.02, class token zero; ``library``: timm's.
+        zero_head: the classifier's weights begin at zero.
+        head_bias: every bias of the classifier at the beginning; -10 goes with the sigmoid loss.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -64,7 +67,7 @@ def vision_transformer(
         pos_drop_rate=drop_rate,
         act_layer=_gelu(tanh_gelu),
     )
-    return _initialised(network, initialisation, zero_head)
+    return _initialised(network, initialisation, zero_head, head_bias)
 
 
 def mlp_mixer(
@@ -79,6 +82,7 @@ def mlp_mixer(
     tanh_gelu: bool = True,
     initialisation: str = "paper",
     zero_head: bool = True,
+    head_bias: float = 0.0,
 ) -> nn.Module:
     """MLP-Mixer (Tolstikhin et al. 2021), LayerNorm epsilon 1e-6; arguments as in :func:`vision_transformer`.
 
@@ -100,7 +104,7 @@ def mlp_mixer(
         proj_drop_rate=drop_rate,
         act_layer=_gelu(tanh_gelu),  # type: ignore[arg-type]
     )
-    return _initialised(network, initialisation, zero_head)
+    return _initialised(network, initialisation, zero_head, head_bias)
 
 
 def resnet(
@@ -169,18 +173,25 @@ def _gelu(tanh: bool) -> Callable[[], nn.Module]:
     return lambda: nn.GELU(approximate="tanh" if tanh else "none")
 
 
-def _initialised(network: Any, initialisation: str, zero_head: bool) -> nn.Module:
+def _initialised(network: Any, initialisation: str, zero_head: bool, head_bias: float) -> nn.Module:
     if initialisation not in INITIALISATIONS:
         raise ConfigError("model.initialisation", initialisation, f"one of {', '.join(INITIALISATIONS)}")
     if initialisation == "paper":
         for name, layer in network.named_modules():
             if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
+                # timm keeps queries, keys and values in one matrix, whose height would enter Xavier's bound.
+                for part in layer.weight.chunk(3 if name.endswith("attn.qkv") else 1):
+                    nn.init.xavier_uniform_(part)
                 if layer.bias is not None:
                     inside_mlp = "mlp" in name
                     nn.init.normal_(layer.bias, std=1e-6) if inside_mlp else nn.init.zeros_(layer.bias)
+        if getattr(network, "cls_token", None) is not None:
+            nn.init.zeros_(network.cls_token)
+        if getattr(network, "pos_embed", None) is not None:
+            nn.init.normal_(network.pos_embed, std=0.02)
     if zero_head:
         nn.init.zeros_(network.head.weight)
-        nn.init.zeros_(network.head.bias)
+    if zero_head or head_bias:
+        nn.init.constant_(network.head.bias, head_bias)
     result: nn.Module = network
     return result
