@@ -9,9 +9,9 @@ from curvature.claims.verdicts import ClaimVerdict, Result, judge
 PAPER = {"title": "T", "authors": "A", "venue": "V", "year": 2026}
 
 
-def claims_of(*decide: dict[str, Any], seeds: int = 5, arms: dict[str, Any] | None = None) -> Claims:
-    """One claim C1 over the arms ``a`` and ``b``, or ``arms``."""
-    claim = {"id": "C1", "statement": "s", "source": "x", "reported": {"text": "r"}, "decide": list(decide)}
+def claims_of(*decide: dict[str, Any], seeds: int = 5, arms: dict[str, Any] | None = None, **fields: Any) -> Claims:
+    """One claim C1 over the arms ``a`` and ``b``, or ``arms``; ``fields`` are further fields of the claim."""
+    claim = {"id": "C1", "statement": "s", "source": "x", "reported": {"text": "r"}, "decide": list(decide)} | fields
     content = {
         "paper": PAPER,
         "seeds": list(range(seeds)),

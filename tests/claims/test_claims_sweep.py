@@ -105,3 +105,15 @@ def test_unknown_report_options_are_refused(command):
     assert result.returncode == 1 and "report.strikt" in result.stderr
     result = command("report.py", "experiment=sam_vitt")
     assert result.returncode == 1 and "did you mean sam_vit" in result.stderr
+
+
+def test_claims_whose_data_is_not_there_are_left_out(command, tmp_path, experiments):
+    path = tmp_path / "experiments" / "sam_vit" / "claims.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["claims"][0]["data"] = "cifar10"
+    path.write_text(yaml.safe_dump(content))
+    (tmp_path / "data").mkdir()
+    result = command("run.py", *SWEEP, experiments, f"data_root={tmp_path / 'data'}")
+    assert result.returncode == 0, result.stderr
+    assert "0 of them remain" in result.stdout and "C14 is not run: it needs cifar10/" in result.stdout
+    assert not records(tmp_path)

@@ -49,6 +49,7 @@ def test_a_whole_file_loads(tmp_path):
         (lambda v: v["claims"][0]["decide"].update(kind="bigger"), ["claim C7", "bigger"]),
         (lambda v: v["claims"][0].pop("decide"), ["claim C7", "not_runnable"]),
         (lambda v: v["claims"][0]["decide"].update(informative=True), ["claim C7", "not informative"]),
+        (lambda v: v["claims"][0].update(requires=["m@c"]), ["claim C7", "'c'"]),
         (lambda v: v["claims"].append(dict(v["claims"][0])), ["claim ids repeat", "C7"]),
         (lambda v: v["arms"].update(idle=[]), ["idle"]),
         (lambda v: v["arms"].update(a={"parameter": "k"}), ["parameter and values"]),

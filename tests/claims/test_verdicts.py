@@ -93,6 +93,23 @@ def test_bound_skips_ineligible_runs_and_says_so():
     assert verdict_of(claims, {"a": [row | {"ok": 0.0} for row in rows]}).verdict == "not testable"
 
 
+def test_a_claim_whose_arms_do_not_meet_its_requirement_is_not_testable():
+    claims = claims_of(GREATER, requires=["0.05 - loss@a", "0.05 - loss@b"])
+
+    def judged(losses):
+        values = shifted(0.5)
+        values["a"] = [row | {"loss": 0.01} for row in values["a"]]
+        values["b"] = [row | {"loss": loss} for row, loss in zip(values["b"], losses)]
+        return verdict_of(claims, values)
+
+    assert judged([0.01] * 5).verdict == "reproduced"
+    for bad in (0.06, float("nan")):
+        found = judged([0.01, 0.01, bad, 0.01, bad])
+        assert found.verdict == "not testable"
+        assert found.parts[0].detail == "requires 0.05 - loss@b > 0: not so with seed 2, 4"
+    assert "loss of arm a" in verdict_of(claims, shifted(0.5)).parts[0].detail
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [([1.0, 1.01, 0.99], "reproduced"), ([2.0, 2.01, 1.99], "contradicted"), ([0.0, 1.0, 2.0], "inconclusive")],

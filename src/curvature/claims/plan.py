@@ -72,5 +72,14 @@ def plan(claims: Claims, selected: Sequence[Claim], compose: Compose, overrides:
     return runs
 
 
+def without_data(selected: Sequence[Claim], data_root: Path | str | None) -> list[Claim]:
+    """The claims whose folder of data is not under ``data_root``."""
+    return [
+        claim
+        for claim in selected
+        if claim.data is not None and (data_root is None or not (Path(data_root) / claim.data).is_dir())
+    ]
+
+
 def _key(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]

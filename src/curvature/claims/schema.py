@@ -163,7 +163,11 @@ class Arm(Model):
 
 
 class Claim(Model):
-    """One claim; every part of ``decide`` that is not informative must hold."""
+    """One claim; every part of ``decide`` that is not informative must hold.
+
+    ``requires`` lists arithmetic over ``metric@arm`` that must be > 0 in every seed, e.g. that the arms have converged;
+    without it the claim is not testable. ``data`` names the folder under ``data_root`` that its runs need.
+    """
 
     id: str
     statement: str
@@ -171,6 +175,8 @@ class Claim(Model):
     reported: Reported
     decide: list[AnyDecision] = []
     not_runnable: str | None = None
+    requires: list[str] = []
+    data: str | None = None
     seeds: list[int] | None = None
     expected: Verdict | None = None
     note: str | None = None
@@ -187,6 +193,9 @@ class Claim(Model):
             part.expressions()
         if not self.decide and not self.not_runnable:
             raise ValueError("give either decide or not_runnable (why it cannot be run)")
+        decided = {arm for part in self.decide for arm in part.arms}
+        if unknown := {arm for text in self.requires for arm in Expression(text).arms} - decided:
+            raise ValueError(f"requires names arms that decide does not: {sorted(unknown)}")
         if self.decide and all(part.informative for part in self.decide):
             raise ValueError("decide needs a part that is not informative")
         return self

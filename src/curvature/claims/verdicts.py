@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from curvature.claims.expression import Expression
 from curvature.claims.plan import PlannedRun
 from curvature.claims.schema import Bound, Claim, Claims, Decision, Equal, Greater, Monotone, Positive, Rate, Verdict
 from curvature.claims.statistics import Effect, mean_effect, rank_effect, slope_effect
@@ -106,7 +107,21 @@ def _judge_claim(
         ]
         return ClaimVerdict(claim, "not run", parts, scale, seeds, ids, len(needed))
     parts = [_judge_part(part, [run for run in needed if run.arm in part.arms], results) for part in claim.decide]
+    if unmet := _unmet(claim, _per_seed(needed, results)):
+        parts = [replace(part, verdict="not testable", detail=unmet) for part in parts]
     return ClaimVerdict(claim, _combined(parts), parts, scale, seeds, ids, len(needed))
+
+
+def _unmet(claim: Claim, table: Mapping[int, Mapping[str, Metrics]]) -> str:
+    """Which requirement does not hold in which seeds; empty if all do."""
+    for expression in map(Expression, claim.requires):
+        try:
+            seeds = [seed for seed, arms in sorted(table.items()) if not expression(arms) > 0]
+        except KeyError as error:
+            return f"no metric {error.args[0]}"
+        if seeds:
+            return f"requires {expression.text} > 0: not so with seed {', '.join(map(str, seeds))}"
+    return ""
 
 
 def _combined(parts: Sequence[PartVerdict]) -> Verdict:

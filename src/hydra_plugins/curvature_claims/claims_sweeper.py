@@ -62,9 +62,13 @@ class ClaimsSweeper(Sweeper):
         outputs = Path(cfg.outputs)
         finished = {} if cfg.force else collect.collect(runs, outputs, cfg.paper, cfg.tracking.uri)
         missing = {run.fingerprint: run for run in reversed(runs) if run.fingerprint not in finished}
-        jobs = [run for run in runs if missing.get(run.fingerprint) is run]
+        absent = plan.without_data(selected, cfg.data_root)
+        able = {arm for claim in selected if claim not in absent for part in claim.decide for arm in part.arms}
+        jobs = [run for run in runs if missing.get(run.fingerprint) is run and run.arm in able]
         distinct = len({run.fingerprint for run in runs})
         print(f"{cfg.paper}: {distinct} runs decide {len(selected)} claims, {len(jobs)} of them remain to be run")
+        for claim in absent:
+            print(f"{claim.id} is not run: it needs {claim.data}/ under data_root")
         returned: Sequence[JobReturn] = []
         if jobs:
             returned = self.launcher.launch([run.overrides for run in jobs], initial_job_idx=0)
