@@ -236,6 +236,14 @@ def test_claims_file_is_valid_and_names_every_claim():
         assert ("digits" in name) == ("Digit" in cfg.data._target_)
 
 
+def test_claims_on_eeg_pair_the_arms_by_subject():
+    claims = load(ROOT / "experiments" / "spd_batchnorm" / "claims.lab.yaml")
+    for arm in claims.arms.values():
+        cfg = composed(*arm.overrides, "seed=7", experiment="lab/spd_batchnorm")
+        assert cfg.data.subject == 7
+    assert claims.seeds == list(range(1, 12))
+
+
 @pytest.mark.parametrize("scale", ["", "lab/", "paper/"])
 def test_every_norm_can_be_chosen_at_every_scale(scale):
     for path in (ROOT / "conf" / "norm").glob("*.yaml"):
