@@ -54,6 +54,7 @@ def report(arguments: list[str]) -> int:
     """
     from curvature.claims.papers import PaperVerdicts, experiments_with_claims, judge_paper
     from curvature.claims.report import log_report, write_report
+    from curvature.claims.scoreboard import scoreboard
     from curvature.claims.tables import markdown, print_verdicts, write_csv
     from curvature.tracking import default_uri, deliver_all
 
@@ -93,6 +94,9 @@ def report(arguments: list[str]) -> int:
             suffix = "" if paper.config.scale == "desk" else f".{paper.config.scale}"
             write_csv(paper.verdicts, folder / f"results{suffix}.csv")
             (folder / f"verdicts{suffix}.md").write_text(markdown(paper.verdicts))
+    if options["write"]:
+        experiments_folder = config_directory().parent / "experiments"
+        (experiments_folder / "README.md").write_text(scoreboard(experiments_folder))
     print(f"report: {index}")
     surprises = [(paper.experiment, verdict) for paper in papers for verdict in paper.surprises]
     for name, verdict in surprises:
