@@ -53,6 +53,13 @@ def test_a_whole_file_loads(tmp_path):
         (lambda v: v["claims"].append(dict(v["claims"][0])), ["claim ids repeat", "C7"]),
         (lambda v: v["arms"].update(idle=[]), ["idle"]),
         (lambda v: v["arms"].update(a={"parameter": "k"}), ["parameter and values"]),
+        (
+            lambda v: (
+                v.update(arms={"a": {"parameter": "lr", "values": [1, 2]}}),
+                v["claims"][0].update(decide={"kind": "best", "metric": "m", "arm": "a", "value": 3}),
+            ),
+            ["C7", "3 is not among the values"],
+        ),
         (lambda v: v.update(seeds="many"), ["seeds"]),
     ],
 )

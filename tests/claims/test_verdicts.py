@@ -137,6 +137,14 @@ def test_monotone_has_a_direction(direction, expected):
     assert verdict_of(claims_of(part, seeds=2, arms=arms), {"a": rows}).verdict == expected
 
 
+@pytest.mark.parametrize(("value", "expected"), [(1.0, "reproduced"), (10.0, "contradicted"), (100.0, "contradicted")])
+def test_best_restates_a_search_and_a_value_that_failed_is_not_chosen(value, expected):
+    arms = {"a": {"parameter": "lr", "values": [1.0, 10.0, 100.0]}}
+    part = {"kind": "best", "metric": "m", "arm": "a", "value": value}
+    rows = metrics([3.0, 1.0, 2.5, 2.0, 2.0, 2.0, 9.0, float("nan"), 9.0])
+    assert verdict_of(claims_of(part, seeds=3, arms=arms), {"a": rows}).verdict == expected
+
+
 def test_the_weakest_deciding_part_decides_and_informative_ones_do_not():
     holds, fails = GREATER, GREATER | {"better": "b", "worse": "a"}
     assert verdict_of(claims_of(holds, fails), shifted(0.5)).verdict == "contradicted"

@@ -140,7 +140,23 @@ class Monotone(Decision):
         return [self.arm]
 
 
-AnyDecision = Annotated[Greater | Positive | Bound | Equal | Rate | Monotone, Field(discriminator="kind")]
+class Best(Decision):
+    """A search, restated: no other swept value of ``arm`` has a higher mean of ``metric`` than ``value``.
+
+    Arms that use a searched value are checked by it: the search runs on seeds of its own (``seeds`` of the claim).
+    """
+
+    kind: Literal["best"]
+    metric: str
+    arm: str
+    value: float
+
+    @property
+    def arms(self) -> list[str]:
+        return [self.arm]
+
+
+AnyDecision = Annotated[Greater | Positive | Bound | Equal | Rate | Monotone | Best, Field(discriminator="kind")]
 
 
 class Arm(Model):
@@ -223,7 +239,9 @@ class Claims(Model):
                         hint = near_matches(arm, self.arms)
                         raise ValueError(f"claim {claim.id}: unknown arm {arm!r}; known: {hint or list(self.arms)}")
                     swept = self.arms[arm].parameter is not None
-                    if swept != isinstance(part, Rate | Monotone):
+                    if isinstance(part, Best) and swept and part.value not in self.arms[arm].values:
+                        raise ValueError(f"claim {claim.id}: {part.value:g} is not among the values of arm {arm!r}")
+                    if swept != isinstance(part, Rate | Monotone | Best):
                         raise ValueError(f"claim {claim.id}: arm {arm!r} is {'' if swept else 'not '}swept")
                 used |= set(part.arms)
         if idle := sorted(set(self.arms) - used):
@@ -283,5 +301,5 @@ def _claim_id(content: Any, index: int) -> str:
 
 
 def _field_names() -> list[str]:
-    models = (Paper, Reported, Greater, Positive, Bound, Equal, Rate, Monotone, Arm, Claim, Claims)
+    models = (Paper, Reported, Greater, Positive, Bound, Equal, Rate, Monotone, Best, Arm, Claim, Claims)
     return sorted({name for model in models for name in model.model_fields})

@@ -3,10 +3,23 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from curvature.claims.expression import Expression
 from curvature.claims.plan import PlannedRun
-from curvature.claims.schema import Bound, Claim, Claims, Decision, Equal, Greater, Monotone, Positive, Rate, Verdict
+from curvature.claims.schema import (
+    Best,
+    Bound,
+    Claim,
+    Claims,
+    Decision,
+    Equal,
+    Greater,
+    Monotone,
+    Positive,
+    Rate,
+    Verdict,
+)
 from curvature.claims.statistics import Effect, mean_effect, rank_effect, slope_effect
 
 MIN_SEEDS = 3
@@ -141,7 +154,7 @@ def _judge_part(part: Decision, runs: Sequence[PlannedRun], results: Mapping[str
                 return _bound(part, runs, results)
             case Equal():
                 return _equal(part, runs, results)
-            case Rate() | Monotone():
+            case Rate() | Monotone() | Best():
                 return _swept(part, runs, results)
     except KeyError as error:
         return PartVerdict(
@@ -216,7 +229,7 @@ def _inside(effect: Effect, bounds: tuple[float, float]) -> Verdict:
     return "contradicted" if effect.high < bounds[0] or effect.low > bounds[1] else "inconclusive"
 
 
-def _swept(part: Rate | Monotone, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
+def _swept(part: Rate | Monotone | Best, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
     points = []
     for run in runs:
         metrics = results[run.fingerprint].metrics
@@ -226,6 +239,13 @@ def _swept(part: Rate | Monotone, runs: Sequence[PlannedRun], results: Mapping[s
         points.append((f"{run.value:g}, seed {run.seed}", run.value, metrics[part.metric]))
     x, y = [point[1] for point in points], [point[2] for point in points]
     values = {name: metric for name, _, metric in points}
+    if isinstance(part, Best):
+        means = {value: fmean(metric for _, at, metric in points if at == value) for value in dict.fromkeys(x)}
+        lead = means.pop(part.value) - max(mean for mean in means.values() if not math.isnan(mean))
+        verdict: Verdict = "reproduced" if lead >= 0 else "contradicted"
+        return PartVerdict(
+            _name(part), verdict, Effect(lead, lead, lead, math.nan, len(y)), (0.0,), values, part.informative
+        )
     if isinstance(part, Rate):
         effect = slope_effect(x, y)
         return PartVerdict(_name(part), _inside(effect, part.interval), effect, part.interval, values, part.informative)
@@ -247,6 +267,8 @@ def _name(part: Decision) -> str:
             return part.value
         case Bound():
             return f"{part.value} <= {part.at_most}"
+        case Best():
+            return f"{part.metric} of {part.arm} at {part.value:g} over the next best"
         case Rate() | Monotone():
             return f"{part.metric} over {part.arm}"
     return type(part).__name__
