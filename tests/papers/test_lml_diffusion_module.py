@@ -67,6 +67,8 @@ def test_evaluations_are_means_over_their_seeds():
     assert resumed.results == {"a": 6.0, "b": 12.0}
     resumed._evaluate()
     assert resumed.results == module.results
+    with pytest.raises(ConfigError, match=r"module\.keep='median'"):
+        Evaluations(module.functions, seed=3, max_steps=2, keep="median")
 
 
 def test_denoisers_and_the_ddpm_unet():

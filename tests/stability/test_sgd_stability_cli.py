@@ -8,7 +8,8 @@ from hydra.utils import instantiate
 
 from curvature.claims.plan import claims_file, plan
 from curvature.claims.schema import load
-from curvature.papers.sgd_stability import ExactFacts, SgdStability
+from curvature.papers.sgd_stability import SgdStability
+from curvature.training.evaluations import Evaluations
 from curvature.validation import validate
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -26,7 +27,7 @@ def test_every_arm_is_a_run_whose_parts_fit(arm):
     cfg = composed([EXPERIMENT, *CLAIMS.arms[arm].overrides])
     validate(cfg)
     module, data = instantiate(cfg.module), instantiate(cfg.data)
-    assert isinstance(module, ExactFacts if arm in ("linear", "scaling", "witness") else SgdStability)
+    assert isinstance(module, Evaluations if arm in ("linear", "scaling", "witness") else SgdStability)
     assert cfg.arm == (arm if arm != "escape" else "escape-sgd")
     if isinstance(module, SgdStability):
         module.start = None

@@ -10,9 +10,10 @@ from torch import nn
 from curvature.data.stability import NoData, RegressionData
 from curvature.errors import ConfigError
 from curvature.models.stability_nets import DiagonalLinearNet, TwoLayerReLUNet
-from curvature.papers.sgd_stability import ExactFacts, SgdStability
+from curvature.papers.sgd_stability import SgdStability
 from curvature.stability.exact import linear_metrics
 from curvature.stability.problems import relu_teacher, sparse_regression
+from curvature.training.evaluations import Evaluations
 
 DIAGONAL = partial(DiagonalLinearNet, dim=60)
 SPARSE = partial(sparse_regression, dim=60, samples=20, test_samples=100)
@@ -148,7 +149,7 @@ def test_restored_module_continues_bit_for_bit(tmp_path):
 
 
 def test_facts_keep_the_extremes_over_steps():
-    results = fit(ExactFacts(linear_metrics, seed=2, max_steps=5), NoData(), 5)
+    results = fit(Evaluations([linear_metrics], seed=2, max_steps=5, keep="extremes"), NoData(), 5)
     values = [linear_metrics(seed)["linear/trace"] for seed in range(10, 15)]
     assert (results["linear/trace/min"], results["linear/trace/max"]) == (min(values), max(values))
 
