@@ -52,13 +52,15 @@ def report(arguments: list[str]) -> int:
     Raises:
         CurvatureError: an experiment without claims, or an unknown option.
     """
+    from curvature.claims.expected import accept
     from curvature.claims.papers import PaperVerdicts, experiments_with_claims, judge_paper
+    from curvature.claims.plan import claims_file
     from curvature.claims.report import log_report, write_report
     from curvature.claims.scoreboard import scoreboard
     from curvature.claims.tables import markdown, print_verdicts, write_csv
     from curvature.tracking import default_uri, deliver_all
 
-    options = {"strict": False, "write": False}
+    options = {"strict": False, "write": False, "accept": False}
     experiments: list[str] = []
     overrides: list[str] = []
     for argument in arguments:
@@ -89,14 +91,15 @@ def report(arguments: list[str]) -> int:
     index = write_report(papers, outputs / "report")
     for paper in papers:
         log_report(paper, index.parent, paper.config.tracking.uri or default_uri(outputs))
+        claims = claims_file(paper.config.experiments, paper.config.paper, paper.config.scale)
         if options["write"]:
-            folder = config_directory().parent / "experiments" / paper.config.paper
-            suffix = "" if paper.config.scale == "desk" else f".{paper.config.scale}"
-            write_csv(paper.verdicts, folder / f"results{suffix}.csv")
-            (folder / f"verdicts{suffix}.md").write_text(markdown(paper.verdicts))
-    if options["write"]:
-        experiments_folder = config_directory().parent / "experiments"
-        (experiments_folder / "README.md").write_text(scoreboard(experiments_folder))
+            write_csv(paper.verdicts, claims.with_name(claims.name.replace("claims", "results", 1)).with_suffix(".csv"))
+            page = claims.with_name(claims.name.replace("claims", "verdicts", 1)).with_suffix(".md")
+            page.write_text(markdown(paper.verdicts))
+            (claims.parents[1] / "README.md").write_text(scoreboard(claims.parents[1]))
+        if options["accept"]:
+            for line in accept(claims):
+                print(line)
     print(f"report: {index}")
     surprises = [(paper.experiment, verdict) for paper in papers for verdict in paper.surprises]
     for name, verdict in surprises:
@@ -120,7 +123,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
     missing = re.search(r"Could not find '([^']+)'", message) or re.search(r"In .*: Could not load '([^']+)'", message)
     if missing:
         group, _, option = missing.group(1).rpartition("/")
-        return _with_matches(f"there is no {group or 'config'}={option}", option, _options(group), f"{group} options")
+        return _option_error(group, option)
     unknown = re.search(r"Could not override '([^']+)'", message)
     if unknown and (group_error := "No match in the defaults list" in message):
         key = unknown.group(1)
@@ -131,15 +134,23 @@ def explain(error: Exception, overrides: list[str]) -> str:
     return message
 
 
+def _option_error(group: str, option: str) -> str:
+    known = group_options(group)
+    matches = near_matches(option, known)
+    hint = f"; did you mean {', '.join(matches)}?" if matches else ""
+    listed = "".join(f"\n  {name}" for name in known)
+    return f"there is no {group or 'config'}={option}{hint}" + (f"\n{group} can be:{listed}" if known else "")
+
+
 def _with_matches(problem: str, word: str, known: list[str], label: str) -> str:
     matches = near_matches(word, known)
     if matches:
         return f"{problem}; did you mean {', '.join(matches)}?"
-    listed = ", ".join(known[:30])
-    return f"{problem}; {label}: {listed}" if listed else problem
+    return f"{problem}; {label}: {', '.join(known)}" if known else problem
 
 
-def _options(group: str) -> list[str]:
+def group_options(group: str) -> list[str]:
+    """What a config group can be set to, e.g. the experiments at all scales; empty if there is no such group."""
     folder = config_directory() / group
     if not folder.is_dir():
         return []

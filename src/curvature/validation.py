@@ -19,7 +19,10 @@ def validate(cfg: DictConfig) -> None:
         ConfigError: naming the key, the value and what is allowed.
     """
     if not cfg.paper:
-        raise ConfigError("experiment", None, "choose an experiment, e.g. experiment=sam_vit")
+        from curvature.cli import group_options
+
+        listed = "".join(f"\n  experiment={name}" for name in group_options("experiment"))
+        raise ConfigError("experiment", None, f"choose an experiment:{listed}")
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -1,5 +1,6 @@
 """The HTML report: a scoreboard and a page for each paper, without external assets."""
 
+import logging
 import shutil
 import time
 from collections import Counter
@@ -9,6 +10,8 @@ from pathlib import Path
 from curvature.claims.papers import PaperVerdicts
 from curvature.claims.plots import plot_claim
 from curvature.claims.tables import effect_text
+
+log = logging.getLogger(__name__)
 
 ORDER = ("reproduced", "contradicted", "inconclusive", "not testable", "not run")
 
@@ -44,15 +47,27 @@ def write_report(papers: Sequence[PaperVerdicts], folder: Path) -> Path:
 
 
 def log_report(paper: PaperVerdicts, folder: Path, uri: str) -> None:
-    """Keep the report with the paper's MLflow experiment, in its one run named ``report``."""
-    from curvature.tracking import store
+    """Keep the report with the paper's MLflow experiment, in its one run named ``report``.
 
-    client = store.client(uri)
-    experiment = client.get_experiment_by_name(paper.config.paper)
-    if experiment is None:
+    Nothing is kept if there is no such experiment, or if ``uri`` is ``offline``; a store that does not answer is warned
+    of.
+    """
+    from curvature.tracking import store
+    from curvature.tracking.delivery import summary
+
+    database = store.sqlite_path(uri)
+    if uri == store.OFFLINE or (database is not None and not database.exists()):
         return
-    query = "attributes.run_name = 'report'"
-    found = client.search_runs([experiment.experiment_id], query, max_results=1)
-    run = found[0] if found else client.create_run(experiment.experiment_id, run_name="report", tags={"kind": "report"})
-    client.log_artifacts(run.info.run_id, str(folder), "report")
-    client.set_terminated(run.info.run_id)
+    try:
+        client = store.client(uri)
+        experiment = client.get_experiment_by_name(paper.config.paper)
+        if experiment is None:
+            return
+        query = "attributes.run_name = 'report'"
+        found = client.search_runs([experiment.experiment_id], query, max_results=1)
+        tags = {"kind": "report"}
+        run = found[0] if found else client.create_run(experiment.experiment_id, run_name="report", tags=tags)
+        client.log_artifacts(run.info.run_id, str(folder), "report")
+        client.set_terminated(run.info.run_id)
+    except Exception as error:
+        log.warning("the report is not kept with MLflow: %s", summary(error))

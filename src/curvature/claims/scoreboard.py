@@ -40,17 +40,20 @@ class Board:
 
 def boards(experiments: Path) -> list[Board]:
     """Every claims file below ``experiments`` with its result table, papers by name, desk scale first."""
-    found = []
-    for path in sorted(experiments.glob("*/claims*.yaml"), key=lambda path: (path.parent.name, len(path.name))):
-        scale = path.name.removeprefix("claims").removesuffix(".yaml").strip(".") or "desk"
-        table = path.with_name("results.csv" if scale == "desk" else f"results.{scale}.csv")
-        rows: dict[str, list[dict[str, str]]] = {}
-        if table.exists():
-            with table.open(newline="") as stream:
-                for row in csv.DictReader(stream):
-                    rows.setdefault(row["claim"], []).append(row)
-        found.append(Board(path.parent.name, scale, load(path), rows))
-    return found
+    paths = sorted(experiments.glob("*/claims*.yaml"), key=lambda path: (path.parent.name, len(path.name)))
+    return [board_of(path) for path in paths]
+
+
+def board_of(path: Path) -> Board:
+    """One claims file with the result table beside it."""
+    scale = path.name.removeprefix("claims").removesuffix(".yaml").strip(".") or "desk"
+    table = path.with_name("results.csv" if scale == "desk" else f"results.{scale}.csv")
+    rows: dict[str, list[dict[str, str]]] = {}
+    if table.exists():
+        with table.open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                rows.setdefault(row["claim"], []).append(row)
+    return Board(path.parent.name, scale, load(path), rows)
 
 
 def scoreboard(experiments: Path) -> str:
