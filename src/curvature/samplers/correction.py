@@ -5,8 +5,9 @@ g by ``(lamb I + v v^T)^{-1} g`` rescaled to the length of g (Wang et al. 2025, 
 That is a rotation of g, in the plane of g and the previous update p, away from the part of p orthogonal to g.
 """
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def levenberg_marquardt_correction(g: Tensor, p: Tensor | None, lamb: float, kap
     if p is None or kappa == 0.0 or g.numel() == 0:
         return g
     plane = _Plane.of(g, p)
-    return plane.rotated(*plane.damped(lamb, kappa)).to(g.dtype).view_as(g)
+    return plane.rotated(*plane.damped(lamb, kappa), g)
 
 
 def scale_free_correction(g: Tensor, p: Tensor | None, beta: float) -> Tensor:
@@ -57,7 +58,7 @@ def scale_free_correction(g: Tensor, p: Tensor | None, beta: float) -> Tensor:
     if p is None or beta == 0.0 or g.numel() == 0:
         return g
     plane = _Plane.of(g, p)
-    return plane.rotated(*plane.scale_free(beta)).to(g.dtype).view_as(g)
+    return plane.rotated(*plane.scale_free(beta), g)
 
 
 def released_correction(g: Tensor, p: Tensor | None, lamb: float, kappa: float) -> Tensor:
@@ -107,15 +108,16 @@ def matched_noise(
     xi = torch.randn(g.shape, generator=generator, dtype=torch.float32).to(g.device)
     noise = _Plane.of(g, xi.to(_working(g)) * g)
     if level is not None:
-        tangent = torch.full_like(noise.q, level)
+        tangent: Any = level
     else:
         assert p is not None
         plane = _Plane.of(g, p)
         cosine, factor = plane.damped(lamb, kappa) if beta is None else plane.scale_free(beta)
-        tangent = (factor * plane.q / (cosine * plane.length)).nan_to_num(0.0)
-    cosine = (1 + tangent.square()).rsqrt()
-    factor = torch.where(noise.q > 0, tangent * cosine * noise.length / noise.q, 0.0)
-    return noise.rotated(torch.where(noise.q > 0, cosine, 1.0), factor).to(g.dtype).view_as(g)
+        tangent = factor * plane.q / (cosine * plane.length + noise.tiny)
+    inside = noise.q > 0
+    cosine = (1 + tangent * tangent * inside) ** -0.5
+    factor = inside * tangent * cosine * noise.length / (noise.q + noise.tiny)
+    return noise.rotated(cosine, factor, g)
 
 
 def check_damping(lamb: float, kappa: float) -> None:
@@ -126,54 +128,78 @@ def check_damping(lamb: float, kappa: float) -> None:
         raise ConfigError("kappa", kappa, "a number in [0, 1)")
 
 
-@dataclass(frozen=True)
-class _Plane:
+EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
+FLOAT64_TINY = torch.finfo(torch.float64).tiny
+Numbers = Any
+"""(B,) numbers: a tensor, or on the CPU a float64 array, for which short operations take a fraction of the time."""
+
+
+class _Plane(NamedTuple):
     """The plane of g and p: ``flat`` is g as (B, d), ``orthogonal`` the part of p orthogonal to it, (B, d).
 
     ``length``, ``along`` and ``q`` are (B,): ||g||, the component of p along g, and the length of ``orthogonal``. The
     subtraction is carried out before the norm is taken, since ``p.p - along^2`` would cancel. A q within rounding of a
-    parallel p counts as zero.
+    parallel p counts as zero. Where gradients are needed, and on GPUs, the numbers are tensors.
     """
 
     flat: Tensor
     orthogonal: Tensor
-    length: Tensor
-    along: Tensor
-    q: Tensor
+    length: Numbers
+    along: Numbers
+    q: Numbers
+    tiny: float
 
     @classmethod
     def of(cls, g: Tensor, p: Tensor) -> "_Plane":
         flat, other = _flat(g), _flat(p)
-        limits = torch.finfo(flat.dtype)
-        length = torch.linalg.vector_norm(flat, dim=1)
-        share = torch.linalg.vecdot(flat, other) / length.square().clamp_min(limits.tiny)
-        orthogonal = torch.addcmul(other, flat, share[:, None], value=-1)
-        along, q = share * length, torch.linalg.vector_norm(orthogonal, dim=1)
-        return cls(flat, orthogonal, length, along, q * (q > along.abs() * (32 * limits.eps)))
+        on_host = flat.is_cpu and not (flat.requires_grad or other.requires_grad)
+        tiny, eps = FLOAT64_TINY if on_host else torch.finfo(flat.dtype).tiny, EPS[flat.dtype]
+        length: Numbers = torch.linalg.vector_norm(flat, dim=1)
+        product: Numbers = torch.linalg.vecdot(flat, other)
+        if on_host:
+            length, product = length.numpy().astype(np.float64), product.numpy().astype(np.float64)
+        share = product / (length * length + tiny)
+        orthogonal = torch.addcmul(other, flat, _column(share, flat), value=-1)
+        q: Numbers = torch.linalg.vector_norm(orthogonal, dim=1)
+        if on_host:
+            q = q.numpy().astype(np.float64)
+        along = share * length
+        return cls(flat, orthogonal, length, along, q * (q > abs(along) * (32 * eps)), tiny)
 
-    def damped(self, lamb: float, kappa: float) -> tuple[Tensor, Tensor]:
-        a = torch.add(self.length * (1 - kappa), self.along, alpha=kappa)
+    def damped(self, lamb: float, kappa: float) -> tuple[Numbers, Numbers]:
+        a = self.length * (1 - kappa) + self.along * kappa
         b = self.q * kappa
         return self._normalised(b * b + lamb, a * b, a * kappa, lamb)
 
-    def scale_free(self, beta: float) -> tuple[Tensor, Tensor]:
-        ratio = beta / self.length.clamp_min(torch.finfo(self.q.dtype).tiny)
-        return self._normalised(torch.ones_like(self.q), ratio * self.q, ratio, 1.0)
+    def scale_free(self, beta: float) -> tuple[Numbers, Numbers]:
+        ratio = beta / (self.length + self.tiny)
+        return self._normalised(1.0 + 0 * self.q, ratio * self.q, ratio, 1.0)
 
-    def rotated(self, cosine: Tensor, factor: Tensor) -> Tensor:
-        return (self.flat * cosine[:, None]).addcmul_(self.orthogonal, factor[:, None], value=-1)
+    def rotated(self, cosine: Numbers, factor: Numbers, like: Tensor) -> Tensor:
+        """``cosine flat - factor orthogonal``, in the shape and dtype of ``like``."""
+        found = self.flat * _column(cosine, self.flat)
+        found.addcmul_(self.orthogonal, _column(factor, self.flat), value=-1)
+        return (found if found.dtype is like.dtype else found.to(like.dtype)).view_as(like)
 
-    def _normalised(self, kept: Tensor, turned: Tensor, turned_by_q: Tensor, least: float) -> tuple[Tensor, Tensor]:
-        hypotenuse, plane = torch.hypot(kept, turned), self.q > 0
-        cosine, factor = kept / hypotenuse, self.length * turned_by_q / hypotenuse
-        if least < torch.finfo(kept.dtype).tiny:
-            return torch.where(plane, cosine, 1.0), torch.where(plane, factor, 0.0)
-        return cosine, factor * plane
+    def _normalised(self, kept: Numbers, turned: Numbers, turned_by_q: Numbers, least: float) -> tuple[Any, Any]:
+        if least < self.tiny:
+            # Without damping and with p parallel to g there is nothing to divide by: g comes back.
+            kept = kept + (self.q == 0) * 1.0
+        hypotenuse = (torch if isinstance(kept, Tensor) else np).hypot(kept, turned)
+        return kept / hypotenuse, (self.q > 0) * (self.length * turned_by_q / hypotenuse)
+
+
+def _column(numbers: Numbers, like: Tensor) -> Tensor:
+    if isinstance(numbers, Tensor):
+        return numbers[:, None]
+    return torch.from_numpy(numbers[:, None].astype(np.float32 if like.dtype is torch.float32 else np.float64))
 
 
 def _working(g: Tensor) -> torch.dtype:
-    return g.dtype if g.dtype in (torch.float32, torch.float64) else torch.float32
+    return g.dtype if g.dtype in EPS else torch.float32
 
 
 def _flat(x: Tensor) -> Tensor:
-    return x.to(_working(x)).reshape(len(x), -1)
+    if x.dtype not in EPS:
+        x = x.float()
+    return x.flatten(1) if x.ndim > 1 else x[:, None]

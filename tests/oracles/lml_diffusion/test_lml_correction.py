@@ -242,3 +242,15 @@ def test_no_allocation_grows_faster_than_the_input():
         lml(g, p, 1.0, 0.3)
     largest = max(event.cpu_memory_usage for event in record.events())
     assert 0 < largest < 8 * size * batch * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize(("lamb", "kappa"), [(0.0, 0.3), (1e-9, 1e-3), (1.0, 0.5), (1e12, 0.9)])
+def test_numbers_on_the_host_and_as_tensors_give_the_same(dtype, lamb, kappa):
+    g, p = pair(5, 40, dtype=dtype)
+    p[0], p[1], g[2] = -2 * g[0], 0.0, 0.0
+    recorded = lml(g.clone().requires_grad_(), p, lamb, kappa)
+    assert recorded.requires_grad
+    torch.testing.assert_close(lml(g, p, lamb, kappa), recorded.detach(), rtol=0, atol=20 * torch.finfo(dtype).eps)
+    turned = scale_free_correction(g.clone().requires_grad_(), p, 0.2).detach()
+    torch.testing.assert_close(scale_free_correction(g, p, 0.2), turned, rtol=0, atol=20 * torch.finfo(dtype).eps)
