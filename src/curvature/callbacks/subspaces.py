@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 class SubspaceHealth(pl.Callback):
     """Largest departure from orthonormality after any step, and the largest angle a class turned by in one step.
 
-    ``results`` holds ``subspaces/drift``, max |S^T S - I|, and ``subspaces/turn`` in radians: beyond pi/2 a geodesic
-    overshoots. Models without a Grassmann head give no results.
+    ``results`` holds ``subspaces/drift``, max |S^T S - I|, and ``subspaces/turn`` in radians: the length of the
+    geodesic, learning rate times the largest singular value of the direction, which overshoots beyond pi/2; for
+    optimisers without geodesics the largest principal angle, at most pi/2. Models without a Grassmann head give no
+    results.
 
     Args:
         every_n_steps: how often to look.
@@ -27,11 +29,14 @@ class SubspaceHealth(pl.Callback):
         self.every_n_steps = every_n_steps
         self.results: dict[str, float] = {}
         self._before: Tensor | None = None
+        self._lr = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         head = grassmann_head(pl_module)
         if head is not None and (trainer.global_step + 1) % self.every_n_steps == 0:
             self._before = head.subspaces.detach().clone()
+            # The schedule moves on before the batch ends.
+            self._lr = float((_riemannian(trainer, head) or {"lr": 0.0})["lr"])
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -42,7 +47,14 @@ class SubspaceHealth(pl.Callback):
             return
         now = head.subspaces.detach()
         eye = torch.eye(now.shape[-1], dtype=now.dtype, device=now.device)
-        turn = grassmann.principal_angles(self._before, now).max()
+        group = _riemannian(trainer, head)
+        if group is None:
+            turn = grassmann.principal_angles(self._before, now).max()
+        else:
+            direction = trainer.optimizers[0].state[head.subspaces]["momentum_buffer"]
+            if group["transport"] == "raw":
+                direction = grassmann.project(self._before, direction)
+            turn = self._lr * grassmann.speeds(direction).max()
         found = {"subspaces/drift": (now.mT @ now - eye).abs().max(), "subspaces/turn": turn}
         for name, value in found.items():
             self.results[name] = max(self.results.get(name, 0.0), float(value))
@@ -97,6 +109,12 @@ class PrincipalAngles(pl.Callback):
         if trainer.logger is not None:
             tracker: Any = trainer.logger.experiment  # type: ignore[attr-defined]
             tracker.log_figure(angles_figure(table), "plots/principal_angles.png")
+
+
+def _riemannian(trainer: pl.Trainer, head: GrassmannHead) -> dict[str, Any] | None:
+    """The group of Riemannian SGD that trains the subspaces, if they are."""
+    groups = trainer.optimizers[0].param_groups if trainer.optimizers and head.subspaces.requires_grad else []
+    return next((g for g in groups if "transport" in g and any(p is head.subspaces for p in g["params"])), None)
 
 
 def grassmann_head(pl_module: Any) -> GrassmannHead | None:

@@ -38,6 +38,10 @@ class ClassificationDataModule(StreamedDataModule):
         seed: seed of the fixed permutation of the data.
         order_seed: seed of the order of training batches.
         num_workers: processes that load data.
+        repeats: copies of an image in a batch, each augmented on its own; see
+            :class:`curvature.data.order.SeededBatchSampler`.
+        train_image_shape: (C, H, W) of augmented training images where it differs from ``image_shape``, e.g. smaller
+            crops in training than in test (Touvron et al. 2019).
 
     Attributes:
         test_names: names of the test loaders, in order; the first is ``clean``.
@@ -61,6 +65,8 @@ class ClassificationDataModule(StreamedDataModule):
         seed: int = 0,
         order_seed: int = 0,
         num_workers: int = 0,
+        repeats: int = 1,
+        train_image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_noise <= 1.0:
@@ -73,7 +79,7 @@ class ClassificationDataModule(StreamedDataModule):
             "batch_size": (batch_size, 1),
         }
         lower |= {"num_workers": (num_workers, 0), "label_noise_seed": (label_noise_seed, 0)}
-        lower |= {"seed": (seed, 0), "order_seed": (order_seed, 0)}
+        lower |= {"seed": (seed, 0), "order_seed": (order_seed, 0), "repeats": (repeats, 1)}
         for key, (value, least) in lower.items():
             if value < least:
                 raise ConfigError(f"data.{key}", value, f"an integer >= {least}")
@@ -81,6 +87,8 @@ class ClassificationDataModule(StreamedDataModule):
         for name, size in self.sizes.items():
             check_size(f"data.{name}_size", size)
         self.num_classes, self.image_shape = num_classes, tuple(image_shape)
+        self.train_image_shape = tuple(train_image_shape) if train_image_shape is not None else self.image_shape
+        self.repeats = repeats
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.label_noise, self.label_noise_seed = label_noise, label_noise_seed
         self.corruptions = {name: corrupt for name, corrupt in (corruptions or {}).items() if corrupt is not None}
@@ -132,7 +140,7 @@ class ClassificationDataModule(StreamedDataModule):
 
     def train_loader(self) -> DataLoader[Any]:
         train, seed = self.splits["train"], derive("run", self.seed, self.order_seed)
-        sampler = SeededBatchSampler(len(train), self.batch_size, seed, *self._process())
+        sampler = SeededBatchSampler(len(train), self.batch_size, seed, *self._process(), repeats=self.repeats)
         return self._loader(SplitBatches(train, seed), sampler, persistent_workers=self.num_workers > 0)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -191,9 +199,11 @@ class ClassificationDataModule(StreamedDataModule):
         """Let what cannot work fail before training: one image a split, through every transform."""
         for name, split in splits.items():
             images, _ = SplitBatches(split, 0 if name == "train" else None).__getitems__(next(iter(InOrder(1, 1))))
-            if tuple(images.shape[1:]) != self.image_shape:
+            key = "train_image_shape" if name == "train" else "image_shape"
+            if tuple(images.shape[1:]) != getattr(self, key):
+                key = key if self.train_image_shape != self.image_shape else "image_shape"
                 allowed = f"the shape of the {name} images, {list(images.shape[1:])}"
-                raise ConfigError("data.image_shape", list(self.image_shape), allowed)
+                raise ConfigError(f"data.{key}", list(getattr(self, key)), allowed)
             if name == "test":
                 for corrupt in self.corruptions.values():
                     corrupt(images, next(iter(InOrder(1, 1))).indices)

@@ -59,7 +59,9 @@ class PictureDataModule(ClassificationDataModule):
         """A source of PIL images with this module's transforms."""
         transform = self.train_transform
         random = transform if isinstance(transform, Sequence) and not self.in_memory else None
-        return DecodedSource(read, labels, self.image_shape, self.eval_transform, random, self.normalisation)
+        return DecodedSource(
+            read, labels, self.image_shape, self.eval_transform, random, self.normalisation, self.train_image_shape
+        )
 
     def in_use(self, split: Split) -> Split:
         if not self.in_memory or not isinstance(split.source, DecodedSource):

@@ -13,10 +13,12 @@ from curvature.errors import ConfigError
 
 
 class Batch(NamedTuple):
-    """Positions of a batch's examples in their split, and the epoch, on which random augmentation depends."""
+    """Positions of a batch's examples in their split, and what random augmentation depends on: the epoch, and which
+    copy of its example each is (None: all are the first)."""
 
     epoch: int
     indices: NDArray[np.int64]
+    copies: NDArray[np.int64] | None = None
 
 
 class SeededBatchSampler(Sampler[Batch]):
@@ -31,6 +33,8 @@ class SeededBatchSampler(Sampler[Batch]):
         seed: two samplers with equal seeds yield equal orders.
         rank: index of this process.
         world_size: number of processes; it must divide ``batch_size``.
+        repeats: copies of each example, side by side in the order (repeated augmentation, Hoffer et al. 2020). Epochs
+            keep their length, so each passes through only 1 / ``repeats`` of the examples.
 
     Attributes:
         start_batch: first batch of the next iteration, for resuming within an epoch. ``len`` stays that of an epoch.
@@ -39,9 +43,11 @@ class SeededBatchSampler(Sampler[Batch]):
         ConfigError: a batch that is empty, larger than the data, or not divisible among the processes.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: int = 1
+    ) -> None:
         check_batch_size(batch_size, size, world_size)
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.size, self.batch_size, self.seed, self.repeats = size, batch_size, seed, repeats
         self.rank, self.share = rank, batch_size // world_size
         self.epoch = self.start_batch = 0
 
@@ -57,7 +63,9 @@ class SeededBatchSampler(Sampler[Batch]):
         order = permutation(self.size, derive("order", self.seed, epoch))
         for batch in range(self.start_batch, len(self)):
             first = batch * self.batch_size + self.rank * self.share
-            yield Batch(epoch, order[first : first + self.share])
+            places = np.arange(first, first + self.share)
+            copies = places % self.repeats if self.repeats > 1 else None
+            yield Batch(epoch, order[places // self.repeats], copies)
 
 
 class InOrder(Sampler[Batch]):

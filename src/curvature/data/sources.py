@@ -92,9 +92,10 @@ class DecodedSource:
         eval_transforms: applied to the PIL image; without any it is resized to ``shape``.
         train_transforms: the same for training, random; without any, those of evaluation.
         normalisation: of 8-bit pixels.
+        train_shape: (C, H, W) of what random transforms give; by default ``shape``.
 
     Raises:
-        ConfigError: from ``images``, transforms whose result does not have ``shape``.
+        ConfigError: from ``images``, transforms whose result does not have the shape they should.
     """
 
     def __init__(
@@ -105,8 +106,10 @@ class DecodedSource:
         eval_transforms: Sequence[Callable[[Any], Any]] | None = None,
         train_transforms: Sequence[Callable[[Any], Any]] | None = None,
         normalisation: Normalisation | None = None,
+        train_shape: Sequence[int] | None = None,
     ) -> None:
         self.read, self.labels, self.shape = read, labels, tuple(shape)
+        self.train_shape = tuple(train_shape) if train_shape is not None else self.shape
         if self.shape[0] not in (1, 3):
             raise ConfigError("data.image_shape", list(shape), "(C, H, W) with C = 1 (grey) or 3 (RGB)")
         self.plain = PerExample(eval_transforms or [self._resized])
@@ -124,10 +127,11 @@ class DecodedSource:
         """The same, not yet normalised: uint8 unless the transforms end in floats."""
         images = map(self._converted, self.read(rows))
         if seeds is None:
-            return torch.stack([self._finished(self.plain.one(image)) for image in images])
+            return torch.stack([self._finished(self.plain.one(image), self.shape) for image in images])
+        shape = self.train_shape if self.is_random else self.shape
         with generator_put_back():
             pairs = zip(images, seeds, strict=True)
-            return torch.stack([self._finished(self.random.seeded(image, seed)) for image, seed in pairs])
+            return torch.stack([self._finished(self.random.seeded(image, seed), shape) for image, seed in pairs])
 
     def _converted(self, image: Any) -> Any:
         mode = "L" if self.shape[0] == 1 else "RGB"
@@ -139,14 +143,13 @@ class DecodedSource:
         size = (self.shape[2], self.shape[1])
         return image if image.size == size else image.resize(size, Resampling.BICUBIC)
 
-    def _finished(self, image: Any) -> Tensor:
+    def _finished(self, image: Any, shape: tuple[int, ...]) -> Tensor:
         if not isinstance(image, Tensor):
             array = np.array(image)
             image = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
-        if tuple(image.shape) != self.shape:
-            raise ConfigError(
-                "data.image_shape", list(self.shape), f"what data's transforms give, here {tuple(image.shape)}"
-            )
+        if tuple(image.shape) != shape:
+            key = "data.image_shape" if shape == self.shape else "data.train_image_shape"
+            raise ConfigError(key, list(shape), f"what data's transforms give, here {tuple(image.shape)}")
         return image.as_subclass(Tensor).contiguous()
 
 
@@ -191,7 +194,8 @@ class SplitBatches(Dataset[Examples]):
     def __getitems__(self, batch: Batch) -> Examples:
         seeds = None
         if self.augmentation_seed is not None:
-            seeds = per_example(derive("augment", self.augmentation_seed, batch.epoch), batch.indices)
+            places = batch.indices if batch.copies is None else batch.indices + batch.copies * len(self.split)
+            seeds = per_example(derive("augment", self.augmentation_seed, batch.epoch), places)
         images, labels = self.split.examples(batch.indices, seeds)
         if self.corruption is not None:
             images = self.corruption(images, batch.indices)

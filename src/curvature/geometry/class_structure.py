@@ -1,4 +1,4 @@
-"""How tightly features gather by class: intra-class variability and class separation, in O(N)."""
+"""How tightly features gather by class: variability, from all pairs within a class, and separation, in O(N)."""
 
 import torch
 from torch import Tensor

@@ -71,6 +71,11 @@ def transport_by_projection(target: Tensor, moved: Tensor) -> Tensor:
     return project(target, moved)
 
 
+def speeds(tangent: Tensor) -> Tensor:
+    """Singular values (..., k) of ``tangent`` (..., n, k), ascending: by how much :func:`exp` turns in unit time."""
+    return _singular(tangent)[1]
+
+
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:
     """Principal angles between two subspaces, ascending, in radians.
 

@@ -11,6 +11,7 @@ from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 from curvature.models.heads import MetricHead
 from curvature.training.classifier import Classifier
+from curvature.training.losses import SigmoidLoss
 
 TRAININGS = ("learned", "frozen", "principal")
 
@@ -53,7 +54,7 @@ class GrassmannClassifier(Classifier):
             raise ConfigError("module.subspaces", subspaces, "learned, for a head without subspaces")
         if self.grassmann is not None:
             self.grassmann.subspaces.requires_grad_(subspaces == "learned")
-            if "BCE" in type(self.criterion).__name__ or "BinaryCrossEntropy" in type(self.criterion).__name__:
+            if isinstance(self.criterion, SigmoidLoss | nn.BCEWithLogitsLoss):
                 allowed = "a softmax loss: logits of a Grassmann head are >= 0, which a sigmoid reads as at least 1/2"
                 raise ConfigError("module.criterion", type(self.criterion).__name__, allowed)
         self._loss_sums: torch.Tensor
