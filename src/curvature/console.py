@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from curvature.fingerprint import processes
+
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     from rich.console import Console
@@ -122,14 +124,13 @@ def _target(node: Any) -> str:
 
 
 def _batches(cfg: DictConfig) -> str:
-    size, devices = cfg.data.get("batch_size"), cfg.trainer.devices
+    size, count = cfg.data.get("batch_size"), processes(cfg)
     rate = f", learning rate {cfg.lr:g}"
     if not size:
         return rate
-    processes = int(cfg.trainer.num_nodes) * (devices if isinstance(devices, int) and devices > 0 else 1)
-    if processes == 1:
+    if count == 1:
         return f", global batch {size}{rate}"
-    return f", effective batch {size} ({processes} processes x {size // processes}){rate} (not scaled with processes)"
+    return f", effective batch {size} ({count} processes x {size // count}){rate} (not scaled with processes)"
 
 
 def _device(cfg: DictConfig) -> str:

@@ -19,7 +19,7 @@ from curvature import console
 from curvature.callbacks import interrupt
 from curvature.cluster import environment
 from curvature.errors import CurvatureError
-from curvature.fingerprint import fingerprint
+from curvature.fingerprint import fingerprint, processes
 from curvature.rundir import FAILED, FINISHED, KILLED, RUNNING, RunDirectory, write_atomically
 from curvature.validation import validate
 
@@ -85,12 +85,6 @@ def global_rank() -> int:
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         return int(os.environ["SLURM_PROCID"])
     return int(os.environ.get("NODE_RANK", "0")) * 1_000_000 + int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def processes(cfg: DictConfig) -> int:
-    """Number of processes among which the global batch is divided."""
-    devices = cfg.trainer.devices
-    return int(cfg.trainer.num_nodes) * (devices if isinstance(devices, int) and devices > 0 else 1)
 
 
 @dataclass

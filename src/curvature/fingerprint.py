@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CANNOT_CHANGE_RESULT = frozenset(
     {
@@ -35,19 +35,31 @@ CANNOT_CHANGE_RESULT = frozenset(
 )
 """Dotted keys left out of the fingerprint. Everything else in the resolved config is part of it.
 
-Devices and nodes are here because the batch size of a config is the global batch size.
+Of devices and nodes the number of processes counts, see :func:`canonical`.
 """
 
 
 def canonical(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain containers, without :data:`CANNOT_CHANGE_RESULT`.
 
+    Where there is more than one process it also holds ``processes``. The batch size of a config is the global one, but
+    how it is divided enters the result: through SAM's perturbation if ``module.m`` is null, through statistics of batch
+    normalisation, and through the order of sums.
+
     Args:
         cfg: a composed config; every interpolation must resolve. ``cfg`` itself is not changed.
     """
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    return _without(plain, "")
+    count = processes(cfg)
+    return _without(plain, "") | ({"processes": count} if count > 1 else {})
+
+
+def processes(cfg: DictConfig) -> int:
+    """Number of processes among which the global batch is divided."""
+    devices = OmegaConf.select(cfg, "trainer.devices", default=1)
+    each = len(devices) if isinstance(devices, ListConfig) else devices
+    return int(OmegaConf.select(cfg, "trainer.num_nodes", default=1)) * int(each)
 
 
 def fingerprint(cfg: DictConfig) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from curvature.errors import ConfigError
@@ -34,6 +34,8 @@ def validate(cfg: DictConfig) -> None:
     _integer("checkpoint.every_n_steps", cfg.checkpoint.every_n_steps, least=1)
     if cfg.threads is not None:
         _integer("threads", cfg.threads, least=1)
+    _devices(cfg.trainer.devices)
+    _integer("trainer.num_nodes", cfg.trainer.num_nodes, least=1)
     _number("lr", cfg.lr, above=0.0)
     _number("weight_decay", cfg.weight_decay, least=0.0)
     for part in PARTS:
@@ -44,6 +46,14 @@ def validate(cfg: DictConfig) -> None:
         raise ConfigError("outputs", cfg.outputs, "a directory, or a path where one can be made")
     if cfg.data_root is not None and not Path(cfg.data_root).is_dir():
         raise ConfigError("data_root", cfg.data_root, "an existing directory (also settable as CURVATURE_DATA)")
+
+
+def _devices(value: Any) -> None:
+    """A count, or a list of device numbers: how many processes share the batch is part of what a run is."""
+    if not isinstance(value, ListConfig):
+        _integer("trainer.devices", value, least=1)
+    elif not value or not all(isinstance(item, int) and item >= 0 for item in value) or len(set(value)) < len(value):
+        raise ConfigError("trainer.devices", list(value), "an integer >= 1, or a list of different device numbers")
 
 
 def _integer(key: str, value: Any, least: int, most: int | None = None) -> None:

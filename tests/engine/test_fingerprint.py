@@ -24,10 +24,25 @@ def test_changes_with_what_changes_the_result(change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"arm": "b"}, {"force": True}, {"tracking": {"uri": "x"}}, {"trainer": {"devices": 8, "precision": "32-true"}}],
+    [{"arm": "b"}, {"force": True}, {"tracking": {"uri": "x"}}, {"trainer": {"devices": [3], "precision": "32-true"}}],
 )
 def test_ignores_what_cannot_change_the_result(change):
     assert address(**change) == address()
+
+
+def test_the_number_of_processes_counts_where_there_is_more_than_one():
+    def processes(devices, nodes):
+        return address(trainer={"devices": devices, "num_nodes": nodes, "precision": "32-true"})
+
+    assert processes(1, 1) == address(), "what one process has run keeps its address"
+    assert len({processes(1, 1), processes(2, 1), processes(4, 1)}) == 3
+    assert processes(4, 1) == processes(2, 2) == processes([0, 2, 4, 6], 1)
+
+
+def test_address_of_a_committed_single_process_run_stays():
+    """A literal, so that no change of the rules makes finished runs unknown by accident."""
+    cfg = OmegaConf.create({**BASE, "module": {"m": None}, "trainer": {**BASE["trainer"], "num_nodes": 1}})
+    assert fingerprint(cfg) == "9e47da9a1c09bf744d050d5fca3d3c21b5754af8904969f45a105b8e9e14aa9c"
 
 
 def test_resolves_interpolations():

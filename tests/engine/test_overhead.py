@@ -1,0 +1,49 @@
+"""What the engine costs beyond a bare training loop, through the benchmark's own code; how soon the command answers."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 1.25
+FAST = ("optimizer=adamw", "max_steps=100", "callbacks.measures=null")
+HEAVY = ("torch", "mlflow", "timm", "pytorch_lightning", "scipy", "pandas")
+
+
+def test_engine_and_logging_cost_at_most_a_quarter_of_a_desk_step():
+    """Median ratio over interleaved pairs; a busy machine may spoil a measurement, so one of three has to hold."""
+    spec = importlib.util.spec_from_file_location("engine_overhead", ROOT / "benchmarks" / "engine_overhead.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    ratios = []
+    while len(ratios) < 3 and (not ratios or ratios[-1] > LIMIT):
+        ratios.append(benchmark.measure(3, FAST)["ratio"])
+    assert ratios[-1] <= LIMIT, ratios
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        [],
+        ["experiment=?"],
+        ["experiment=sam_vitt"],
+        ["experiment=sam_vit", "optimizr.rho=1"],
+        ["experiment=sam_vit", "lr=-1"],
+        ["experiment=sam_vit", "data_root=/does/not/exist"],
+        ["experiment=sam_vit", "trainer.devices=auto"],
+        ["-m", "experiment=sam_vit", "lr=-1"],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_training_imports_nothing_heavy(arguments):
+    code = (
+        f"import sys, runpy\nsys.argv = ['run.py', *{arguments!r}]\n"
+        "try: runpy.run_path('run.py', run_name='__main__')\nexcept SystemExit: pass\n"
+        f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "HEAVY []" in result.stdout, result.stdout + result.stderr
