@@ -12,7 +12,8 @@ from curvature.hessian.blocks import block_lambda_max, parameter_blocks
 class HessianBlocks(pl.Callback):
     """At the end of training, ``results`` holds ``blocks/<name>``: lambda_max of that diagonal block.
 
-    Names are those of :func:`curvature.hessian.blocks.parameter_blocks`, and ``blocks/last`` is the last ``block<i>``.
+    Names are those of :func:`curvature.hessian.blocks.parameter_blocks`, and ``blocks/last`` is the last ``block<i>``;
+    ``blocks_converged`` is the share of blocks whose eigenvalue is known to within ``tolerance``.
     A float64 copy of ``pl_module.model`` is measured on un-augmented training images with their training labels.
 
     Args:
@@ -38,8 +39,10 @@ class HessianBlocks(pl.Callback):
             (inputs.to(pl_module.device).double(), labels.to(pl_module.device))
             for inputs, labels in trainer.datamodule.measurement_batches(self.images)  # type: ignore[attr-defined]
         ]
+        criterion = getattr(pl_module, "evaluation_criterion", pl_module.criterion)
         with torch.enable_grad():
-            found = block_lambda_max(model, pl_module.criterion, batches, tolerance=self.tolerance)
+            found = block_lambda_max(model, criterion, batches, tolerance=self.tolerance)
         self.results = {f"blocks/{name}": eigenvalue.value for name, eigenvalue in found.items()}
         depth = sum(name.removeprefix("block").isdigit() for name in found)
         self.results["blocks/last"] = self.results[f"blocks/block{depth}"]
+        self.results["blocks_converged"] = sum(eigenvalue.converged for eigenvalue in found.values()) / len(found)

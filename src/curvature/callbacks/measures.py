@@ -16,7 +16,8 @@ MEASURES = ("lambda_max", "trace", "average_flatness", "activity", "norm", "loss
 class Measures(pl.Callback):
     """Measures a float64 copy of ``pl_module.model`` on fixed, un-augmented examples, at the end of training.
 
-    ``results`` then holds, for the chosen measures: ``sharpness/lambda_max``, ``sharpness/trace``,
+    ``results`` then holds, for the chosen measures: ``sharpness/lambda_max`` and, 1 if its residual is within
+    ``tolerance`` and else 0, ``sharpness/lambda_max_converged``; ``sharpness/trace``,
     ``sharpness/average_flatness`` and ``sharpness/average_flatness/<sigma>``, ``activity/layer<i>``,
     ``activity/early`` and ``activity/late`` (means over the first and the last third of the layers), ``norm/weights``
     and ``train/final_loss``. All but the activity use training images with their training labels; activity uses test
@@ -69,12 +70,15 @@ class Measures(pl.Callback):
         from curvature.hessian.landscape import average_flatness, mean_loss, weight_norm
         from curvature.hessian.spectrum import lambda_max, trace
 
-        model, criterion = copy.deepcopy(pl_module.model).double(), pl_module.criterion
+        model = copy.deepcopy(pl_module.model).double()
+        criterion = getattr(pl_module, "evaluation_criterion", pl_module.criterion)
         train, test = (self._batches(trainer, pl_module, split) for split in ("train", "test"))
         results: dict[str, float] = {}
         with torch.enable_grad():
             if "lambda_max" in self.measures:
-                results["sharpness/lambda_max"] = lambda_max(model, criterion, train, tolerance=self.tolerance).value
+                largest = lambda_max(model, criterion, train, tolerance=self.tolerance)
+                results["sharpness/lambda_max"] = largest.value
+                results["sharpness/lambda_max_converged"] = float(largest.converged)
             if "trace" in self.measures:
                 results["sharpness/trace"] = trace(model, criterion, train, self.probes)
         if "average_flatness" in self.measures:

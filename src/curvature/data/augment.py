@@ -18,20 +18,21 @@ Augmentation = Callable[[Tensor, NDArray[np.int64]], Tensor]
 
 
 class CropAndFlip:
-    """Crop at a random place of the zero-padded image and mirror it with probability 1/2, a whole batch at once.
+    """Crop at a random place of the padded image and mirror it with probability 1/2, a whole batch at once.
 
     Args:
         padding: pixels added on each side before cropping to the original size.
         flip: whether images are mirrored.
+        fill: value of the pixels added.
 
     Raises:
         ConfigError: a negative padding.
     """
 
-    def __init__(self, padding: int = 4, flip: bool = True) -> None:
+    def __init__(self, padding: int = 4, flip: bool = True, fill: float = 0.0) -> None:
         if padding < 0:
             raise ConfigError("data.train_transform.padding", padding, "an integer >= 0")
-        self.padding, self.flip = padding, flip
+        self.padding, self.flip, self.fill = padding, flip, fill
 
     def __call__(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         height, width = images.shape[-2:]
@@ -42,7 +43,7 @@ class CropAndFlip:
         if self.flip:
             mirrored = (draws // places**2) % 2 == 1
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        padded = torch.nn.functional.pad(images, [self.padding] * 4)
+        padded = torch.nn.functional.pad(images, [self.padding] * 4, value=self.fill)
         pixels = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
         pixels = pixels.reshape(len(images), 1, -1).expand(-1, images.shape[1], -1)
         return padded.flatten(2).gather(2, pixels).view_as(images)

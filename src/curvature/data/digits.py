@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from curvature.data.augment import Augmentation
 from curvature.data.classification import ClassificationDataModule
 from curvature.data.sources import Source, TensorSource
 from curvature.data.splits import Size
@@ -12,11 +13,13 @@ class DigitsDataModule(ClassificationDataModule):
 
     Args:
         test_size: number of test images, the last of the fixed permutation.
+        augmentation: of training batches, on pixels in [-1, 1]; None does not augment.
         **options: see :class:`curvature.data.classification.ClassificationDataModule`.
     """
 
-    def __init__(self, test_size: Size = 1000, **options: Any) -> None:
+    def __init__(self, test_size: Size = 1000, augmentation: Augmentation | None = None, **options: Any) -> None:
         super().__init__(test_size=test_size, **options)
+        self.augmentation = augmentation
 
     def load(self) -> dict[str, Source]:
         import torch
@@ -24,4 +27,4 @@ class DigitsDataModule(ClassificationDataModule):
 
         source = load_digits()
         images = torch.from_numpy(source.images).float().unsqueeze(1) / 8.0 - 1.0
-        return {"train": TensorSource(images, torch.from_numpy(source.target).long())}
+        return {"train": TensorSource(images, torch.from_numpy(source.target).long(), augmentation=self.augmentation)}

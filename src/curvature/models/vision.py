@@ -79,6 +79,7 @@ def mlp_mixer(
     tokens_mlp_width: int,
     channels_mlp_width: int,
     drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
     tanh_gelu: bool = True,
     initialisation: str = "paper",
     zero_head: bool = True,
@@ -89,6 +90,7 @@ def mlp_mixer(
     Args:
         tokens_mlp_width: hidden units of the token-mixing MLPs.
         channels_mlp_width: hidden units of the channel-mixing MLPs.
+        drop_path_rate: stochastic depth, the share of samples that skip a block.
     """
     _check_patches(image_shape, patch_size)
     from timm.models.mlp_mixer import MlpMixer
@@ -102,6 +104,7 @@ def mlp_mixer(
         num_blocks=depth,
         mlp_ratio=(tokens_mlp_width / width, channels_mlp_width / width),
         proj_drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
         act_layer=_gelu(tanh_gelu),  # type: ignore[arg-type]
     )
     return _initialised(network, initialisation, zero_head, head_bias)

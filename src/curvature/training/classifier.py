@@ -14,8 +14,9 @@ from torchmetrics import MeanMetric
 class Classifier(pl.LightningModule):
     """Cross-entropy training of ``model``; validation and test report accuracy and loss.
 
-    The first test loader of the data module is the clean test split; each further one is a corrupted copy whose name
-    is in ``datamodule.test_names``, and the mean of their accuracies is ``test/corrupted_accuracy``.
+    The first test loader of the data module is the clean test split; the names of the further ones are in
+    ``datamodule.test_names``. The accuracy on those in ``datamodule.corruption_names`` is ``test/corrupted/<name>``,
+    their mean ``test/corrupted_accuracy``; on any other set it is ``test/shifted/<name>``.
 
     Args:
         model: maps inputs (B, ...) to logits (B, num_classes).
@@ -25,6 +26,7 @@ class Classifier(pl.LightningModule):
         max_steps: optimiser steps of the whole run.
         max_grad_norm: clip the global gradient norm to this value; None does not clip.
         criterion: mean loss of (logits, labels); default cross-entropy.
+        evaluation_criterion: loss of validation, test and measures; default ``criterion``.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Classifier(pl.LightningModule):
         max_steps: int,
         max_grad_norm: float | None = None,
         criterion: nn.Module | None = None,
+        evaluation_criterion: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -45,6 +48,7 @@ class Classifier(pl.LightningModule):
         self.max_steps = max_steps
         self.max_grad_norm = max_grad_norm
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        self.evaluation_criterion = evaluation_criterion if evaluation_criterion is not None else self.criterion
         self.num_classes = num_classes
         self._metrics = nn.ModuleDict()
 
@@ -75,12 +79,17 @@ class Classifier(pl.LightningModule):
         """One update of the weights on one batch; returns the detached mean loss at the weights before it."""
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
-        loss = self.criterion(self.model(inputs), labels)
+        loss = self.training_loss(inputs, labels)
         self.manual_backward(loss)
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm, foreach=True)
         optimizer.step()  # type: ignore[union-attr]
         return loss.detach()
+
+    def training_loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean loss of a training batch."""
+        loss: torch.Tensor = self.criterion(self.model(inputs), labels)
+        return loss
 
     def log_step(self, values: dict[str, torch.Tensor]) -> None:
         """Log scalars of this optimiser step, every ``trainer.log_every_n_steps`` steps: the only host sync."""
@@ -105,7 +114,8 @@ class Classifier(pl.LightningModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         name = datamodule.test_names[dataloader_idx]
         inputs, labels = batch
-        metrics = self._metrics_of(f"test/corrupted/{name}")
+        kind = "corrupted" if name in datamodule.corruption_names else "shifted"
+        metrics = self._metrics_of(f"test/{kind}/{name}")
         metrics["accuracy"].update(datamodule.correct(name, self.model(inputs), labels).float())
 
     def on_test_epoch_end(self) -> None:
@@ -125,7 +135,7 @@ class Classifier(pl.LightningModule):
         logits = self.model(inputs)
         metrics = self._metrics_of(prefix)
         metrics["accuracy"].update((logits.argmax(-1) == labels).float())
-        metrics["loss"].update(self.criterion(logits, labels), weight=len(labels))
+        metrics["loss"].update(self.evaluation_criterion(logits, labels), weight=len(labels))
 
     def _metrics_of(self, prefix: str) -> Any:
         key = prefix.replace(".", "_dot_")

@@ -1,0 +1,116 @@
+"""Per-model settings of experiment=paper/sam_vit: composed, built without memory, counted and billed."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch.nn import functional as F
+
+from curvature.models.cost import forward_macs, gpu_hours
+from curvature.models.vision import vision_transformer
+from curvature.papers.sam_vit_cost import bill, recipes
+
+CONF = Path(__file__).parents[2] / "conf"
+# Parameters, rho, A100-hours with SAM as estimated by hand from published multiply-adds.
+MODELS = {
+    "sam_vit_s32": (22_878_952, 0.05, 12),
+    "sam_vit_s16": (22_050_664, 0.1, 47),
+    "sam_vit_b32": (88_224_232, 0.15, 45),
+    "sam_vit_b16": (86_567_656, 0.2, 180),
+    "sam_mixer_b32": (60_293_428, 0.35, 33),
+    "sam_mixer_b16": (59_880_472, 0.6, 130),
+    "sam_resnet50": (25_557_032, 0.02, 25),
+    "sam_resnet101": (44_549_160, 0.05, 48),
+    "sam_resnet152": (60_192_808, 0.02, 70),
+}
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=["experiment=paper/sam_vit", *overrides])
+
+
+@pytest.mark.parametrize(("recipe", "expected"), MODELS.items())
+def test_bill(recipe, expected):
+    found = bill(recipe)
+    assert (found.parameters, found.rho) == expected[:2]
+    assert found.sam_hours == pytest.approx(expected[2], rel=0.06)
+    assert found.plain_hours == found.sam_hours / 2
+
+
+def test_every_recipe_is_billed():
+    assert set(MODELS) < set(recipes())
+    assert len(recipes()) == 15
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes() if name not in MODELS])
+def test_further_sizes_compose(recipe):
+    cfg = composed(f"recipe={recipe}")
+    assert cfg.model.patch_size == int(recipe.rsplit("_", 1)[1][1:])
+    assert 0.05 <= cfg.rho <= 0.6
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "lr", "decay", "steps", "end"),
+    [
+        ("sam_vit_b16", torch.optim.AdamW, 3e-3, 0.3, 300 * 1_268_355 / 4096, 0.0),
+        ("sam_mixer_b16", torch.optim.AdamW, 3e-3, 0.3, 300 * 1_268_355 / 4096, 0.01),
+        ("sam_resnet50", torch.optim.SGD, 1.6, 1e-3, 90 * 1_268_355 / 4096, 0.0),
+    ],
+)
+def test_optimiser_schedule_and_loss(recipe, base, lr, decay, steps, end):
+    cfg = composed(f"recipe={recipe}")
+    assert cfg.max_steps == pytest.approx(steps, abs=5)
+    with torch.device("meta"):
+        module = instantiate(cfg.module)
+    (optimizer,), (schedule,) = module.configure_optimizers()
+    assert type(optimizer.base_optimizer) is base and optimizer.rho == cfg.rho and optimizer.max_grad_norm == 1.0
+    assert {group["initial_lr"] for group in optimizer.param_groups} == {lr}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {decay}
+    warmup, factor = cfg.schedule.warmup_steps, schedule.lr_lambdas[0]
+    assert factor(warmup // 2) == pytest.approx(0.5, abs=1e-3) and factor(warmup) == pytest.approx(1.0)
+    assert factor(cfg.max_steps) == pytest.approx(end, abs=1e-9)
+    middle = 0.5 * (1 + math.cos(math.pi / 2)) if end == 0.0 else (1 + end) / 2
+    assert factor((cfg.max_steps + warmup) // 2) == pytest.approx(middle, abs=1e-3)
+    logits, labels = torch.randn(4, 1000), torch.tensor([1, 2, 3, 999])
+    one_hot = F.one_hot(labels, 1000).float()
+    softmax = F.cross_entropy(logits, labels)
+    wanted = softmax
+    if base is torch.optim.AdamW:
+        wanted = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="sum") / 4
+    torch.testing.assert_close(module.criterion(logits, labels), wanted)
+    torch.testing.assert_close(module.evaluation_criterion(logits, labels), softmax)
+    drops = [getattr(m, "drop_prob", 0.0) for m in module.model.modules()]
+    assert max(drops) == pytest.approx(0.1 if recipe == "sam_mixer_b16" else 0.0)
+
+
+def test_base_arms_differ_from_sam_in_the_optimiser_only():
+    for recipe, plain in (("sam_vit_b16", "adamw"), ("sam_resnet50", "sgd")):
+        with_sam, without = composed(f"recipe={recipe}"), composed(f"recipe={recipe}", f"optimizer={plain}")
+        assert with_sam.optimizer.base_optimizer == without.optimizer
+        assert {key: with_sam[key] for key in ("lr", "weight_decay", "max_steps", "schedule", "data", "model")} == {
+            key: without[key] for key in ("lr", "weight_decay", "max_steps", "schedule", "data", "model")
+        }
+
+
+def test_strong_augmentation_comes_on_top_of_a_recipe():
+    cfg = composed("recipe=[sam_mixer_b16,sam_vit_aug_imagenet]", "rho=0.2")
+    assert [item["_target_"].rsplit(".", 1)[1] for item in cfg.data.train_transform][-1] == "RandAugment"
+    _, labels = instantiate(cfg.module.mixing)(torch.rand(4, 3, 8, 8), torch.tensor([1, 2, 3, 999]))
+    assert labels.shape == (4, 1000) and torch.allclose(labels.sum(1), torch.ones(4))
+    assert cfg.rho == 0.2 and cfg.model.drop_path_rate == 0.1
+
+
+def test_multiply_adds_of_one_block_by_hand():
+    width, hidden, tokens, classes = 32, 128, 5, 10
+    block = tokens * (4 * width * width + 2 * width * hidden) + 2 * tokens * tokens * width
+    expected = (tokens - 1) * 4 * 4 * width + block + width * classes
+
+    def build():
+        return vision_transformer((1, 8, 8), classes, 4, width, 1, 4, hidden)
+
+    assert forward_macs(build, (1, 8, 8)) == expected
+    assert gpu_hours(1_000, 1e12, 2, utilisation=0.5, peak=1e12) == pytest.approx(6e3 * 1e12 * 2 / 0.5e12 / 3600)
