@@ -48,3 +48,5 @@ def test_pot():
 def test_spd_learn():
     functional = pytest.importorskip("spd_learn.functional")
     close(bures_wasserstein.distance(P[None], Q[None]), functional.bures_wasserstein_distance(P[None], Q[None]))
+    close(bures_wasserstein.geodesic(P, Q, 0.3), functional.bures_wasserstein_geodesic(P, Q, 0.3))
+    close(bures_wasserstein.barycentre(X), functional.bures_wasserstein_mean(X, max_iter=500, tol=1e-15))
