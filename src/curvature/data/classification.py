@@ -138,6 +138,11 @@ class ClassificationDataModule(StreamedDataModule):
     def test_names(self) -> list[str]:
         return ["clean", *self.corruptions, *self.shifted]
 
+    @property
+    def corruption_names(self) -> list[str]:
+        """Names of the test loaders whose mean accuracy is the corrupted accuracy."""
+        return list(self.corruptions)
+
     def train_loader(self) -> DataLoader[Any]:
         train, seed = self.splits["train"], derive("run", self.seed, self.order_seed)
         sampler = SeededBatchSampler(len(train), self.batch_size, seed, *self._process(), repeats=self.repeats)

@@ -80,6 +80,11 @@ class ImageFolderDataModule(PictureDataModule):
                     self.class_masks[test_set.name] = test_set.classes
         return shifted
 
+    @property
+    def corruption_names(self) -> list[str]:
+        """Those of ImageNet-C if it is there, else the corruptions of the configuration."""
+        return [name for name in self.shifted if name.startswith("imagenet_c/")] or super().corruption_names
+
     def correct(self, name: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if name in self.class_masks:
             logits = logits.masked_fill(~self.class_masks[name].to(logits.device), -torch.inf)
