@@ -28,11 +28,12 @@ def test_every_arm_is_a_run_whose_parts_fit(arm):
     validate(cfg)
     module, data = instantiate(cfg.module), instantiate(cfg.data)
     assert isinstance(module, Evaluations if arm in ("linear", "scaling", "witness") else SgdStability)
-    assert cfg.arm == (arm if arm != "escape" else "escape-sgd")
+    named = {"escape": "escape-sgd", "dln-gd-edge": "dln-gd", "digits-gd-long": "digits-gd"}
+    assert cfg.arm == named.get(arm, arm)
     if isinstance(module, SgdStability):
         module.start = None
         module.check_data(data)
-        assert module.recipe.batch_size == (None if arm.endswith("-gd") else 1)
+        assert module.recipe.batch_size == (None if "-gd" in arm else 1)
         assert module.recipe.schedule == "constant"
 
 

@@ -57,6 +57,7 @@ def test_sgd_obeys_the_trace_bound_and_gradient_descent_only_its_own():
     bounds = [sgd[f"generalisation/bound/lr_{rate}"] for rate in (0.01, 0.04, 0.16)]
     assert bounds[0] > bounds[1] > bounds[2]
     assert sgd["test/loss/lr_0.16"] < 0.5 * descent["test/loss/lr_0.16"]
+    assert sgd["reference/constant"] > sgd["test/loss/lr_0.16"]
     assert sgd["stability/alignment/lr_0.04"] >= sgd["stability/worst_alignment/lr_0.04"] > 0
     assert sgd["sharpness/trace/lr_0.04"] == pytest.approx(2 / 0.04 * sgd["stability/trace/lr_0.04"])
 
@@ -103,6 +104,7 @@ def test_imbalance_is_the_axis_of_the_balance_study():
 
 def test_escape_from_a_minimum_is_where_the_growth_factor_says():
     start = {"rate": 0.04, "stop_loss": 1e-26, "max_steps": 20_000, "perturbation": 1e-9}
+    start |= {"batch_size": None, "clip": None}
     one = module(
         model=partial(DiagonalLinearNet, dim=200),
         grid=[0.005, 0.08],
@@ -115,7 +117,9 @@ def test_escape_from_a_minimum_is_where_the_growth_factor_says():
     results = fit(one, data(partial(sparse_regression, dim=200, samples=60, test_samples=50)), 300)
     assert results["escape/minimum/growth/lr_0.005"] < 1 < results["escape/minimum/growth/lr_0.08"]
     assert results["escape/left/lr_0.005"] == 0 and results["escape/left/lr_0.08"] == 1
-    assert results["escape/agreement"] == 1
+    assert results["escape/agreement"] == results["escape/agreement_decidable"] == 1
+    assert results["escape/minimum/almost_sure/lr_0.005"] < 0 < results["escape/minimum/almost_sure/lr_0.08"]
+    assert results["escape/expected_log_rise/lr_0.005"] < 0 < results["escape/expected_log_rise/lr_0.08"]
     assert results["escape/log_slope/lr_0.08"] > 0.05
     assert results["sharpness/trace/lr_0.08"] < 0.3 * results["escape/minimum/trace"]
 

@@ -114,6 +114,15 @@ def test_closed_forms_equal_the_autograd_fallback(kind, batch_size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_gradient_norm_is_that_of_the_whole_training_set(kind):
+    replicas, nets, problems = start(kind, (0, 5))
+    for s, (net, problem) in enumerate(zip(nets, problems)):
+        ((net(problem.inputs) - problem.targets).square().mean() / 2).backward()
+        expected = nn.utils.get_total_norm([p.grad for p in net.parameters()])
+        torch.testing.assert_close(replicas.gradient_norm()[s], expected.expand(len(RATES)), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_size", [1, None])
 def test_resumed_descent_is_bit_identical(kind, batch_size):
     whole, _, _ = start(kind, batch_size=batch_size, clip=3.0, stop_loss=1e-3)

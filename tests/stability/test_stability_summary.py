@@ -9,6 +9,8 @@ import torch
 from curvature.stability import Conduct, LinearisedSGD
 from curvature.stability.descent import ChunkedDescent
 from curvature.stability.exact import linear_metrics, scaling_metrics, witness_metrics
+from curvature.stability.problems import relu_teacher
+from curvature.stability.references import reference_losses
 from curvature.stability.summary import REASONS, Lane, lane_metrics, sweep_metrics
 
 GRADIENTS = np.diag([1.0, 2.0, 3.0])
@@ -55,7 +57,7 @@ def test_a_violating_run_shows_and_one_that_proves_nothing_does_not():
     assert summary(good, *others)["stability/trace_max"] == summary(good)["stability/trace_max"]
     for one, reason in zip(others, ("clipped", "learning rate decayed", "not converged", "diverged")):
         metrics = lane_metrics(one, 1)
-        assert metrics["stability/eligible"] == 0
+        assert metrics["stability/eligible"] == 0 and metrics["stability/growth"] > 1
         assert REASONS[int(metrics["stability/ineligible"]) - 1] == reason
 
 
@@ -99,6 +101,17 @@ def test_witness_beats_the_truth_in_all_but_the_trace():
     assert facts["witness/gd_excluded_above"] > 2 * facts["witness/gd_truth_kept_below"]
     assert facts["witness/excluded_above"] < 0.3 * facts["witness/truth_kept_below"]
     assert math.isclose(facts["witness/excluded_above"], 2 / facts["witness/trace"], rel_tol=0.05)
+
+
+def test_references_are_the_mean_and_a_fitted_line():
+    problem = relu_teacher(0, dim=4, samples=50, units=3, test_samples=200)
+    found = reference_losses(problem)
+    mean = problem.targets.mean()
+    assert found["constant"] == pytest.approx(float((problem.test_targets - mean).square().mean()) / 2)
+    columns = [torch.cat([x, torch.ones(len(x), 1).double()], 1) for x in (problem.inputs, problem.test_inputs)]
+    fit = torch.linalg.lstsq(columns[0], problem.targets[:, None]).solution
+    expected = ((columns[1] @ fit)[:, 0] - problem.test_targets).square().mean() / 2
+    assert found["least_squares"] == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_chunked_descent_is_an_optimiser():

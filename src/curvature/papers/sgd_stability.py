@@ -14,8 +14,10 @@ from curvature.stability import Conduct, LinearisedSGD, Recipe, Replicas, spread
 from curvature.stability.autograd import AutogradFamily
 from curvature.stability.descent import ChunkedDescent
 from curvature.stability.generalisation import stable_gap_bound
+from curvature.stability.paths import almost_sure_exponent
 from curvature.stability.plots import escape_figure, sweep_figure, trajectory_figure
 from curvature.stability.problems import Problem
+from curvature.stability.references import reference_losses
 from curvature.stability.summary import Lane, lane_metrics, sweep_metrics
 
 ESCAPED = 1e-6
@@ -42,8 +44,9 @@ class SgdStability(pl.LightningModule):
         schedule: ``constant`` or ``cosine``.
         stop_loss: lanes rest below this training loss.
         imbalances: lanes differ by the ``imbalance`` of their start instead of the learning rate.
-        start: makes lanes start near a minimum found by gradient descent, and records how they leave it: ``rate``,
-            ``stop_loss`` and ``max_steps`` of that descent, and the standard deviation ``perturbation`` of noise added.
+        start: makes lanes start near a minimum found by another descent, and records how they leave it: ``rate``,
+            ``stop_loss``, ``max_steps``, ``batch_size`` and ``clip`` of that descent, and the standard deviation
+            ``perturbation`` of noise added.
         records: number of points of the trajectories, in geometric progression.
     """
 
@@ -142,6 +145,8 @@ class SgdStability(pl.LightningModule):
         for lane, metrics in zip(lanes, per_lane):
             self.results |= {f"{name}/{lane.label}": value for name, value in metrics.items()}
         self.results |= sweep_metrics(lanes, per_lane)
+        assert self.problem is not None
+        self.results |= {f"reference/{name}": loss for name, loss in reference_losses(self.problem).items()}
         if self.imbalances is not None:
             final = [(lane.position, metrics["norm/imbalance"]) for lane, metrics in zip(lanes, per_lane)]
             self.results["balance/final_max"] = max(after for _, after in final)
@@ -168,6 +173,7 @@ class SgdStability(pl.LightningModule):
         outputs = replicas.family.predict(state, problem.test_inputs[None])[0]
         columns = {
             "train/loss": replicas.loss[0],
+            "train/gradient_norm": replicas.gradient_norm()[0],
             "test/loss": (outputs - problem.test_targets).square().mean(-1) / 2,
             "sharpness/trace": replicas.family.trace(state, replicas.inputs)[0],
             **{f"norm/{name}": values[0] for name, values in replicas.family.norms(state).items()},
@@ -213,19 +219,25 @@ class SgdStability(pl.LightningModule):
     ) -> dict[str, Tensor]:
         assert self.start is not None
         first = {name: p[:, :1] for name, p in initial.items()}
-        recipe = Recipe((self.start["rate"],), self.start["max_steps"], None, stop_loss=self.start["stop_loss"])
+        own = {name: self.start[name] for name in ("batch_size", "clip", "stop_loss")}
+        recipe = Recipe((self.start["rate"],), self.start["max_steps"], **own)
         descent = Replicas(family, first, *data, recipe)
         while not descent.finished:
             descent.advance(100)
         sgd = LinearisedSGD(family.gram(descent.state(), descent.inputs)[0, 0])
         self.before_escape = {
             "escape/minimum/loss": float(descent.loss),
+            "escape/minimum/test_loss": self._test_loss(family, descent.state()),
             "escape/minimum/trace": sgd.sharpness.trace,
             "escape/minimum/lambda_max": sgd.sharpness.lambda_max,
         }
         for label, rate in zip(self.labels, self.recipe.rates):
-            growth = sgd.growth_factor(rate, self.recipe.batch_size or sgd.samples, self.recipe.replacement)
+            size = self.recipe.batch_size or sgd.samples
+            growth = sgd.growth_factor(rate, size, self.recipe.replacement)
+            exponent = almost_sure_exponent(sgd, rate, size, self.recipe.replacement)
             self.before_escape[f"escape/minimum/growth/{label}"] = growth
+            self.before_escape[f"escape/minimum/almost_sure/{label}"] = exponent.value
+            self.before_escape[f"escape/minimum/almost_sure_error/{label}"] = exponent.error
         noise = torch.Generator().manual_seed(self.seed + 1)
         deviation = self.start["perturbation"]
         moved = {
@@ -234,14 +246,24 @@ class SgdStability(pl.LightningModule):
         }
         return spread({name: p[:, 0] for name, p in moved.items()}, len(self.labels))
 
+    def _test_loss(self, family: Any, state: dict[str, Tensor]) -> float:
+        assert self.problem is not None
+        outputs = family.predict(state, self.problem.test_inputs[None])
+        return float((outputs[0, 0] - self.problem.test_targets).square().mean() / 2)
+
     def _escape_metrics(self) -> dict[str, float]:
         assert self.problem is not None
         metrics: dict[str, float] = {}
-        agree = []
+        agree, decidable = [], []
         for label in self.labels:
             losses = [values[f"train/loss/{label}"] for _, values in self.history]
             left = max(losses) > ESCAPED * self.problem.label_variance
-            agree.append(left == (self.before_escape[f"escape/minimum/growth/{label}"] > 1))
+            growth = self.before_escape[f"escape/minimum/growth/{label}"]
+            agree.append(left == (growth > 1))
+            expected = math.log(losses[0]) + self.history[-1][0] * math.log(growth)
+            metrics[f"escape/expected_log_rise/{label}"] = expected - math.log(losses[0])
+            if growth <= 1 or expected > math.log(ESCAPED * self.problem.label_variance):
+                decidable.append(agree[-1])
             metrics[f"escape/left/{label}"] = float(left)
             metrics[f"escape/peak_loss/{label}"] = max(losses)
             rise = [(s, math.log(x)) for (s, _), x in zip(self.history, losses) if x > 0]
@@ -250,6 +272,8 @@ class SgdStability(pl.LightningModule):
                 steps, logs = zip(*rise[: peak + 1])
                 metrics[f"escape/log_slope/{label}"] = float(np.polyfit(steps, logs, 1)[0])
         metrics["escape/agreement"] = float(np.mean(agree))
+        if decidable:
+            metrics["escape/agreement_decidable"] = float(np.mean(decidable))
         return metrics
 
     def _generalisation(self, lanes: list[Lane], per_lane: list[dict[str, float]]) -> dict[str, float]:
@@ -270,7 +294,9 @@ class SgdStability(pl.LightningModule):
         norm = next((n for n in ("norm/path_norm", "norm/l1") if n in per_lane[0]), "norm/weights")
         axis = "learning rate" if self.imbalances is None else "initial imbalance"
         tracker.log_figure(sweep_figure(self.positions, bounds, per_lane, norm, axis), "plots/sweep.png")
-        tracker.log_figure(trajectory_figure(self.history, self.labels, bounds), "plots/trajectories.png")
+        threshold = self.recipe.clip if self.recipe.batch_size is None else None
+        trajectories = trajectory_figure(self.history, self.labels, bounds, norm, threshold)
+        tracker.log_figure(trajectories, "plots/trajectories.png")
         if self.start is not None:
             growth = [self.before_escape[f"escape/minimum/growth/{label}"] for label in self.labels]
             tracker.log_figure(escape_figure(self.history, self.labels, growth), "plots/escape.png")

@@ -47,21 +47,35 @@ def sweep_figure(
     return figure
 
 
-def trajectory_figure(history: History, labels: Sequence[str], bounds: Sequence[float]) -> "Figure":
-    """Training loss, test loss, and trace with ``2 / rate`` (dashed) over the steps, one colour a lane."""
+def trajectory_figure(
+    history: History, labels: Sequence[str], bounds: Sequence[float], norm: str, threshold: float | None = None
+) -> "Figure":
+    """Training loss, test loss, gradient norm, trace with ``2 / rate`` (dashed) and a parameter norm over the steps.
+
+    Args:
+        history: as recorded.
+        labels: of the lanes; one colour each.
+        bounds: ``2 / rate`` of the lanes.
+        norm: metric to show, e.g. ``norm/l1``.
+        threshold: at which the gradient of the whole training set is clipped; drawn unless None.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    *panels, spare = figure.subplots(2, 3).flat
+    spare.set_axis_off()
     steps = [step for step, _ in history]
+    names = ("train/loss", "test/loss", "train/gradient_norm", "sharpness/trace", norm)
     for label, bound in zip(labels, bounds):
-        for panel, name in zip(panels, ("train/loss", "test/loss", "sharpness/trace")):
+        for panel, name in zip(panels, names):
             values = [metrics[f"{name}/{label}"] for _, metrics in history]
             (line,) = panel.plot(steps, values, label=label.replace("_", " "))
             panel.set(yscale="log", xlabel="step", ylabel=name)
             panel.set_xscale("symlog", linthresh=max(steps[1:2] or [1]))
-        panels[2].axhline(bound, color=line.get_color(), linestyle="--", linewidth=0.8)
-    panels[0].legend(fontsize="small")
+        panels[3].axhline(bound, color=line.get_color(), linestyle="--", linewidth=0.8)
+    if threshold is not None:
+        panels[2].axhline(threshold, color="k", linestyle="--", linewidth=0.8)
+    spare.legend(*panels[0].get_legend_handles_labels(), loc="center left")
     for panel in panels:
         _at_least_a_decade(panel)
     return figure

@@ -157,6 +157,13 @@ class Replicas(nn.Module):
         self.resting[:, lanes] |= (awake & ~finite) | (self.loss[:, lanes] < self.recipe.stop_loss)
         return self.loss
 
+    @torch.enable_grad()
+    def gradient_norm(self) -> Tensor:
+        """Norm (S, L) of the gradient of each replica's loss on its whole training set."""
+        state = {name: values.clone().requires_grad_() for name, values in self.state().items()}
+        gradients = torch.autograd.grad(self._loss(state).sum(), list(state.values()))
+        return torch.stack([gradient.flatten(2).square().sum(-1) for gradient in gradients]).sum(0).sqrt()
+
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""

@@ -47,8 +47,8 @@ def lane_metrics(lane: Lane, batch_size: int, replacement: bool = True) -> dict[
     Ratios are metric over bound: ``stability/trace`` is ``rate p tr(G) / 2`` (0 for gradient descent), ``trace_full``
     the same with p = 1, ``lambda_max`` is ``rate lambda_max / 2``, ``frobenius`` is ``rate ||G||_F sqrt(p mu)``,
     ``non_uniformity`` is ``rate s sqrt(p)``; ``worst_alignment`` is that mu, ``rate`` is the learning rate over the
-    critical one. ``stability/growth``, the factor of ``E||theta||^2`` a step, is there for eligible lanes only.
-    ``stability/eligible`` is 1 or 0, ``stability/ineligible`` the place of the reason in :data:`REASONS`, from 1.
+    critical one, ``growth`` the factor of ``E||theta||^2`` a step. ``stability/eligible`` is 1 or 0,
+    ``stability/ineligible`` the place of the reason in :data:`REASONS`, from 1.
     """
     p = noise_factor(lane.sgd.samples, batch_size, replacement)
     trace, frobenius, largest = lane.sgd.sharpness
@@ -66,13 +66,12 @@ def lane_metrics(lane: Lane, batch_size: int, replacement: bool = True) -> dict[
         "stability/non_uniformity": lane.rate * lane.sgd.non_uniformity * math.sqrt(p),
         "stability/worst_alignment": lane.sgd.worst_alignment,
         "stability/rate": lane.rate / lane.sgd.critical_learning_rate(batch_size, replacement),
+        "stability/growth": lane.sgd.growth_factor(lane.rate, batch_size, replacement),
         "stability/eligible": float(reason is None),
         "run/steps": float(lane.conduct.steps),
         "run/last_clipped": float(lane.conduct.last_clipped),
     }
-    if reason is None:
-        metrics["stability/growth"] = lane.sgd.growth_factor(lane.rate, batch_size, replacement)
-    else:
+    if reason is not None:
         metrics["stability/ineligible"] = float(REASONS.index(reason) + 1)
     return metrics
 
