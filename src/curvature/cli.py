@@ -1,5 +1,6 @@
 """The command line around the engine: one clear message per user error, near matches for typos, exit codes."""
 
+import errno
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from curvature.errors import CurvatureError, near_matches
 
 INTERRUPTED_EXIT = 130
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(task: Callable[[], object]) -> int:
@@ -39,6 +41,12 @@ def main(task: Callable[[], object]) -> int:
         return 1
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot write{where}: {error.strerror}; the same command continues from there", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
 
@@ -90,7 +98,7 @@ def report(arguments: list[str]) -> int:
     outputs = Path(papers[0].config.outputs)
     index = write_report(papers, outputs / "report")
     for paper in papers:
-        log_report(paper, index.parent, paper.config.tracking.uri or default_uri(outputs))
+        log_report(paper.config.paper, index.parent, paper.config.tracking.uri or default_uri(outputs))
         claims = claims_file(paper.config.experiments, paper.config.paper, paper.config.scale)
         if options["write"]:
             write_csv(paper.verdicts, claims.with_name(claims.name.replace("claims", "results", 1)).with_suffix(".csv"))

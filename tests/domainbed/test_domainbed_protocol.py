@@ -161,7 +161,7 @@ def test_tables_in_every_format():
 
 
 def test_registry_has_domainbeds_values_and_shares_draws():
-    assert hparams.hparams("HGP", "PACS")["alpha"] == 1e-4
+    assert hparams.hparams("HGP", "PACS")["penalty_alpha"] == 1e-4
     assert hparams.hparams("ERM", "ColoredMNIST") | {} == {
         "lr": 1e-3,
         "weight_decay": 0.0,
@@ -174,7 +174,7 @@ def test_registry_has_domainbeds_values_and_shares_draws():
     assert first["lr"] == 10 ** random.uniform(-5, -3.5)
     for seed in range(1, 40):
         drawn = hparams.hparams("Hutchinson", "VLCS", seed)
-        assert 10 <= drawn["alpha"] <= 1e4 and 1e2 <= drawn["beta"] <= 1e6
+        assert 10 <= drawn["penalty_alpha"] <= 1e4 and 1e2 <= drawn["penalty_beta"] <= 1e6
         assert isinstance(drawn["batch_size"], int) and 8 <= drawn["batch_size"] <= 45
     with pytest.raises(ConfigError, match="Hutchinson"):
         hparams.hparams("Hutchison", "VLCS")

@@ -1,7 +1,10 @@
 """What the paper states of heads, decided without training: each function takes a seed and returns metrics by name."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from curvature.alignment.coral import CORAL
@@ -22,16 +25,28 @@ PROBES = (1, 4, 16, 64, 256)
 DRAWS = 400
 
 
-def transfer_facts(seed: int) -> dict[str, float]:
+Inputs = Callable[[np.random.Generator], tuple[NDArray[np.float64], NDArray[np.float64]]]
+Heads = Callable[[int, int], tuple[HeadedNetwork, list[Domain]]]
+
+
+def normal_inputs(generator: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """4,000 normal samples of 3 features: standard deviations (1, 1, 1) in the source, (1.5, 1, 0.7) in the target."""
+    source, target = generator.standard_normal((2, 4000, 3))
+    return source, target * [1.5, 1.0, 0.7]
+
+
+def transfer_facts(seed: int, inputs: Inputs = normal_inputs) -> dict[str, float]:
     """T(delta) / delta of two logistic heads with one optimum, its limit, the paper's bound, the order of the error.
 
-    3 features, 4,000 samples, standard deviations (1, 1, 1) in the source and (1.5, 1, 0.7) in the target. The order is
-    that of the three smallest deltas.
+    The order is that of the three smallest deltas.
+
+    Args:
+        seed: of the optimum, standard normal in 3 dimensions, and then of the inputs.
+        inputs: (n, 3) of source and target.
     """
     generator = np.random.default_rng(seed)
     optimum = generator.standard_normal(3)
-    inputs = generator.standard_normal((2, 4000, 3))
-    source, target = LogisticDomain(inputs[0], optimum), LogisticDomain(inputs[1] * [1.5, 1.0, 0.7], optimum)
+    source, target = (LogisticDomain(values, optimum) for values in inputs(generator))
     hessians = source.hessian(), target.hessian()
     limit, bound = transfer_limit(*hessians), transfer_bound(*hessians)
     ratios = np.array([transfer_measure(source, target, delta) / delta for delta in DELTAS])
@@ -48,11 +63,11 @@ def transfer_facts(seed: int) -> dict[str, float]:
     }
 
 
-def moment_facts(seed: int) -> dict[str, float]:
+def moment_facts(seed: int, heads: Heads | None = None) -> dict[str, float]:
     """Largest deviation of the closed forms from autograd, for 1, 2, 3 and 7 logits: ``moments/<quantity>``."""
     errors = {"moments/gradient": 0.0, "moments/hessian": 0.0, "moments/diagonal": 0.0, "moments/product": 0.0}
     for classes in (1, 2, 3, 7):
-        network, (domain, _) = random_domains(classes, seed)
+        network, (domain, _) = (heads or random_domains)(classes, seed)
         theta = _theta(network).detach().requires_grad_()
 
         def loss(head: Tensor, domain: Domain = domain) -> Tensor:
@@ -74,9 +89,9 @@ def moment_facts(seed: int) -> dict[str, float]:
     return errors
 
 
-def identity_facts(seed: int) -> dict[str, float]:
+def identity_facts(seed: int, heads: Heads | None = None) -> dict[str, float]:
     """Largest deviation from what each earlier method is said to align: ``identities/<method>``."""
-    network, domains = random_domains(3, seed)
+    network, domains = (heads or random_domains)(3, seed)
     theta = _theta(network)
     gradients = torch.stack([network_gradient(domain, network) for domain in domains])
     per_sample = [residuals(d.logits, d.labels).unsqueeze(2) * augmented(d.features).unsqueeze(1) for d in domains]
@@ -108,13 +123,13 @@ def model_label_moment(domain: Domain) -> Tensor:
     return moment
 
 
-def estimator_facts(seed: int) -> dict[str, float]:
+def estimator_facts(seed: int, heads: Heads | None = None) -> dict[str, float]:
     """HGP against dense matrices, and how the error of the estimated diagonal falls with the number of probes.
 
     ``estimator/slope`` is the log-log slope of the root mean squared error over R, ``estimator/variance`` the ratio of
     the measured variance at R = 1 to sum_{j != i} H_ij^2, summed over entries.
     """
-    network, domains = random_domains(3, seed)
+    network, domains = (heads or random_domains)(3, seed)
     gradients = torch.stack([d.gradient.flatten() for d in domains]).detach()
     hessians = torch.stack([head_hessian(d.features, d.logits) for d in domains]).detach()
     products = torch.einsum("eij,ej->ei", hessians, gradients)

@@ -17,7 +17,12 @@ from curvature.models.mlp import HeadedNetwork
 
 
 def hessian_distances(domains: Sequence[Domain]) -> dict[str, float]:
-    """``hessian_distance``, the mean of ||H_e - H_f||_F over pairs, and ``hessian_distance_relative`` to ||Hbar||_F."""
+    """``hessian_distance``, the mean of ||H_e - H_f||_F over pairs, and ``hessian_distance_relative`` to ||Hbar||_F.
+
+    A single domain has no distances.
+    """
+    if len(domains) < 2:
+        return {}
     with torch.no_grad():
         gram = hessian_gram([_double(domain) for domain in domains])
         squares = gram.diagonal().unsqueeze(0) + gram.diagonal().unsqueeze(1) - 2 * gram
@@ -36,7 +41,7 @@ def alignment_measures(domains: Sequence[Domain], network: HeadedNetwork) -> dic
     per-sample head gradients), network_gradient (by all parameters) and hessian, all Euclidean norms;
     ``hessian_distance_relative`` is divided by ||Hbar||_F, ``hessian_distance_spectral`` is the spectral norm.
     ``scale_derivative`` is IRM's |<theta, g_e>| and ``network_gradient_product`` the sum of g_i . g_j that Fish raises.
-    Sizes: ``trace``, ``gradient_norm``, ``feature_norm``, ``feature_covariance_norm``; small ones reveal collapse.
+    A single domain has sizes alone: ``trace``, ``gradient_norm``, ``feature_norm``, ``feature_covariance_norm``; small ones reveal collapse.
     """
     measures = hessian_distances(domains)
     gradients = torch.stack([network_gradient(domain, network) for domain in domains])
@@ -51,9 +56,10 @@ def alignment_measures(domains: Sequence[Domain], network: HeadedNetwork) -> dic
             "variance": [gradient_variance(d) for d in wide],
             "network_gradient": list(gradients),
         }
-        measures |= {f"{name}_distance": _mean_distance(values) for name, values in quantities.items()}
-        spectral = [spectral_distance(a, b) for a, b in combinations(wide, 2)]
-        measures["hessian_distance_spectral"] = _mean(spectral)
+        if len(domains) > 1:
+            measures |= {f"{name}_distance": _mean_distance(values) for name, values in quantities.items()}
+            spectral = [spectral_distance(a, b) for a, b in combinations(wide, 2)]
+            measures["hessian_distance_spectral"] = _mean(spectral)
         product = gradients.sum(0).square().sum() - gradients.square().sum()
         measures["network_gradient_product"] = float(product)
         measures["scale_derivative"] = _mean([scale_derivative(d.logits, d.labels).abs() for d in wide])

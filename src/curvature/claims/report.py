@@ -46,8 +46,8 @@ def write_report(papers: Sequence[PaperVerdicts], folder: Path) -> Path:
     return folder / "index.html"
 
 
-def log_report(paper: PaperVerdicts, folder: Path, uri: str) -> None:
-    """Keep the report with the paper's MLflow experiment, in its one run named ``report``.
+def log_report(paper: str, folder: Path, uri: str, name: str = "report") -> None:
+    """Keep the files of ``folder`` with the paper's MLflow experiment, in its one run named ``name``.
 
     Nothing is kept if there is no such experiment, or if ``uri`` is ``offline``; a store that does not answer is warned
     of.
@@ -60,14 +60,14 @@ def log_report(paper: PaperVerdicts, folder: Path, uri: str) -> None:
         return
     try:
         client = store.client(uri)
-        experiment = client.get_experiment_by_name(paper.config.paper)
+        experiment = client.get_experiment_by_name(paper)
         if experiment is None:
             return
-        query = "attributes.run_name = 'report'"
+        query = f"attributes.run_name = '{name}'"
         found = client.search_runs([experiment.experiment_id], query, max_results=1)
-        tags = {"kind": "report"}
-        run = found[0] if found else client.create_run(experiment.experiment_id, run_name="report", tags=tags)
-        client.log_artifacts(run.info.run_id, str(folder), "report")
+        tags = {"kind": name}
+        run = found[0] if found else client.create_run(experiment.experiment_id, run_name=name, tags=tags)
+        client.log_artifacts(run.info.run_id, str(folder), name)
         client.set_terminated(run.info.run_id)
     except Exception as error:
         log.warning("the report is not kept with MLflow: %s", summary(error))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 RULES = ("training", "oracle", "loo", "last")
 CELL = ["dataset", "algorithm", "test_env", "trial_seed"]
+_FOUND = ["hparams_seed", "step", "val_acc", "test_acc", "run"]
 _GROUP = ["dataset", "algorithm", "trial_seed", "hparams_seed", "test_envs"]
 
 
@@ -26,13 +27,13 @@ def select(records: pd.DataFrame) -> pd.DataFrame:
         records: from :mod:`curvature.domainbed.records`.
 
     Returns:
-        One row per rule and cell (:data:`CELL`), with columns hparams_seed, step, val_acc and test_acc.
+        One row per rule and cell (:data:`CELL`), with columns hparams_seed, step, val_acc, test_acc and run.
     """
     wide, pairs = _checkpoints(records)
     single = wide[wide["count"] == 1]
     single = single.assign(test_env=single["test_envs"].astype(str).astype(int)) if len(single) else single
     if single.empty:
-        return pd.DataFrame(columns=["rule", *CELL, "hparams_seed", "step", "val_acc", "test_acc"])
+        return pd.DataFrame(columns=["rule", *CELL, *_FOUND])
     last = single.loc[single.groupby([*_GROUP], observed=True)["step"].idxmax()]
     found = {
         "training": _best(single.assign(val_acc=single["train_out"])),
@@ -40,7 +41,7 @@ def select(records: pd.DataFrame) -> pd.DataFrame:
         "loo": _best(_left_out(pairs, single)),
         "last": last.assign(val_acc=np.nan).sort_values([*CELL, "hparams_seed"]).groupby(CELL, observed=True).head(1),
     }
-    columns = [*CELL, "hparams_seed", "step", "val_acc", "test_acc"]
+    columns = [*CELL, *_FOUND]
     parts = [frame[columns].assign(rule=rule) for rule, frame in found.items() if len(frame)]
     joined = pd.concat(parts, ignore_index=True)
     return joined[["rule", *columns]].sort_values(["rule", *CELL], ignore_index=True)
@@ -69,7 +70,7 @@ def _checkpoints(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     is_test = held[codes, env]
     run = _codes(frame, [*_GROUP, "step"])
     _, first, index = np.unique(run, return_index=True, return_inverse=True)
-    checkpoints = frame.loc[first, [*_GROUP, "step"]].reset_index(drop=True)
+    checkpoints = frame.loc[first, [*_GROUP, "step", "run"]].reset_index(drop=True)
     checkpoints["count"] = held.sum(1)[codes[first]]
     quantities = ("train_out", "out_acc", ~is_test), ("test_acc", "in_acc", is_test), ("test_out", "out_acc", is_test)
     for name, column, where in quantities:
@@ -104,8 +105,9 @@ def _left_out(pairs: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
     """Checkpoints of single runs with the accuracy that runs without two domains validate them by."""
     if pairs.empty:
         return single.iloc[:0].assign(val_acc=np.nan)
-    envs = pairs["test_envs"].astype(str).str.split(",", expand=True).astype(int)
-    validated = pairs.assign(test_env=np.where(pairs["env"] == envs[0], envs[1], envs[0]))
+    texts = pairs["test_envs"].astype("category").cat.remove_unused_categories().cat
+    total = np.array([sum(int(env) for env in text.split(",")) for text in texts.categories])
+    validated = pairs.assign(test_env=total[texts.codes] - pairs["env"])
     keys = ["dataset", "algorithm", "trial_seed", "hparams_seed", "test_env", "step"]
     means = validated.groupby(keys, observed=True)["in_acc"].agg(["mean", "count"]).reset_index()
     domains = single.groupby("dataset", observed=True)["test_env"].max() + 1

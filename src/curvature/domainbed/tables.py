@@ -1,12 +1,14 @@
 """Tables of selected accuracies: n, standard errors with n - 1, t intervals, paired differences to a baseline."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from curvature.claims.statistics import mean_effect
+from curvature.domainbed.selection import regret, select
 
 FORMATS = ("markdown", "latex", "csv")
 
@@ -103,3 +105,24 @@ def _statistics(values: Any) -> dict[str, float]:
     effect = mean_effect(values.tolist())
     sem = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
     return {"n": len(values), "mean": effect.value, "sem": sem, "low": effect.low, "high": effect.high}
+
+
+def write(records: pd.DataFrame, folder: Path, baseline: str = "ERM") -> None:
+    """Records, selections and tables of all rules as files, each run named by the beginning of its config's hash.
+
+    ``records.csv``; ``selected.csv``, with the run of every selection; ``tables.md`` and ``tables.tex``;
+    ``summary.csv``, ``differences.csv`` (paired, to ``baseline``) and ``regret.csv``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    selected = select(records)
+    table, gaps = summary(selected), paired_differences(selected, baseline)
+    records.to_csv(folder / "records.csv", index=False)
+    selected.to_csv(folder / "selected.csv", index=False)
+    table.to_csv(folder / "summary.csv", index=False)
+    gaps.to_csv(folder / "differences.csv", index=False)
+    regret(selected).to_csv(folder / "regret.csv")
+    for form, name in (("markdown", "tables.md"), ("latex", "tables.tex")):
+        mark = "###" if form == "markdown" else "%"
+        cells = table[["rule", "dataset"]].drop_duplicates().itertuples(index=False)
+        parts = [f"{mark} {data}, selection: {rule}\n\n{render(table, rule, data, form)}" for rule, data in cells]
+        (folder / name).write_text("\n".join(parts))

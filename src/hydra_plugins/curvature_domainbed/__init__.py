@@ -1,0 +1,1 @@
+"""Hydra plugin: DomainBed's sweep."""
