@@ -41,7 +41,8 @@ def alignment_measures(domains: Sequence[Domain], network: HeadedNetwork) -> dic
     per-sample head gradients), network_gradient (by all parameters) and hessian, all Euclidean norms;
     ``hessian_distance_relative`` is divided by ||Hbar||_F, ``hessian_distance_spectral`` is the spectral norm.
     ``scale_derivative`` is IRM's |<theta, g_e>| and ``network_gradient_product`` the sum of g_i . g_j that Fish raises.
-    A single domain has sizes alone: ``trace``, ``gradient_norm``, ``feature_norm``, ``feature_covariance_norm``; small ones reveal collapse.
+    Sizes, which are all that a single domain has: ``trace``, ``gradient_norm``, ``feature_norm`` and
+    ``feature_covariance_norm``; small ones reveal collapse.
     """
     measures = hessian_distances(domains)
     gradients = torch.stack([network_gradient(domain, network) for domain in domains])
