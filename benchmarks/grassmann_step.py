@@ -1,7 +1,6 @@
 """Cost of one optimiser step on class subspaces, against the SVD form, geoopt's Stiefel manifold and a plain SGD step.
 
     python benchmarks/grassmann_step.py                       C=1000, n=384, k=8 on one CPU thread
-    python benchmarks/grassmann_step.py --n 2048 --share      and as a share of a ResNet50-D training step
     python benchmarks/grassmann_step.py --device cuda
 
 Every round times one step of each arm, in rotating order; what is reported are medians over rounds and medians of the
@@ -10,22 +9,20 @@ textbook update: project, thin SVD of every class's n x k tangent, geodesic, QR 
 SGD with momentum on the same tensor, a floor that ignores the geometry.
 """
 
-import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from curvature.benchmark import Row, interleaved, main
 from curvature.geometry import grassmann
 from curvature.optim.riemannian_sgd import RiemannianSGD
 
 Step = Callable[[], Any]
 LR, MOMENTUM, REORTH_EVERY = 0.1, 0.9, 5
 OURS, SVD, GEOOPT, GEOOPT_CANONICAL, FLOOR = "RiemannianSGD", "SVD form", "geoopt Euclidean", "geoopt canonical", "SGD"
+PYMANOPT = "pymanopt"
 SLOW = 256
 """The canonical metric solves (n, n) systems a class; with more rows it would take seconds a step and is left out."""
 
@@ -50,19 +47,19 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     start = grassmann.random_point(classes, n, k, generator=generator).to(device)
     gradient = (0.01 * torch.randn(classes, n, k, generator=generator)).to(device)
+    unavailable: dict[str, str] = {}
     makers: dict[str, Callable[[torch.Tensor, torch.Tensor], Step]] = {OURS: _ours, SVD: _svd, FLOOR: _sgd}
     makers |= {GEOOPT: lambda point, grad: _geoopt(point, grad, "EuclideanStiefel")}
+    try:
+        import pymanopt  # noqa: F401
+
+        makers[PYMANOPT] = _pymanopt
+    except ImportError as error:
+        unavailable[PYMANOPT] = str(error)
     if n <= SLOW:
         makers[GEOOPT_CANONICAL] = lambda point, grad: _geoopt(point, grad, "CanonicalStiefel")
     steps = {name: make(start.clone(), gradient.clone()) for name, make in makers.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(-REORTH_EVERY, rounds):
-        names = list(steps)
-        shift = index % len(names)
-        for name in names[shift:] + names[:shift]:
-            seconds = _seconds(steps[name], device)
-            if index >= 0:
-                times[name].append(seconds)
+    times = interleaved(steps, rounds, REORTH_EVERY, device)
     blocks = {name: _blocks(values) for name, values in times.items()}
     arms = {
         name: {
@@ -71,7 +68,15 @@ def measure(
         }
         for name, values in blocks.items()
     }
-    return {"classes": classes, "n": n, "k": k, "device": device, "threads": threads, "rounds": rounds, "arms": arms}
+    return {
+        "classes": classes,
+        "n": n,
+        "k": k,
+        "device": device,
+        "threads": threads,
+        "rounds": rounds,
+        "arms": arms,
+    } | {"unavailable": unavailable}
 
 
 def share_of_training_step(
@@ -95,10 +100,8 @@ def share_of_training_step(
         model.zero_grad()
         model(inputs).mean().backward()
 
-    train()
-    step()
-    network = statistics.median(_seconds(train, "cpu") for _ in range(repetitions))
-    update = statistics.median(_seconds(step, "cpu") for _ in range(5 * repetitions))
+    network = statistics.median(interleaved({"train": train}, repetitions)["train"])
+    update = statistics.median(interleaved({"step": step}, 5 * repetitions)["step"])
     flops = 10 * classes * n * k**2 + 30 * classes * k**3
     return {
         "network_s": network * per_device / images,
@@ -155,45 +158,50 @@ def _geoopt(point: torch.Tensor, gradient: torch.Tensor, manifold: str) -> Step:
     return geoopt.optim.RiemannianSGD([parameter], lr=LR, momentum=MOMENTUM, stabilize=REORTH_EVERY).step
 
 
+def _pymanopt(point: torch.Tensor, gradient: torch.Tensor) -> Step:
+    from pymanopt.manifolds import Grassmann
+
+    classes, n, k = point.shape
+    manifold = Grassmann(n, k, k=classes)
+    state = {"point": point.double().numpy(), "buffer": torch.zeros_like(point).double().numpy()}
+    descent = gradient.double().numpy()
+
+    def step() -> None:
+        here = state["point"]
+        buffer = manifold.projection(here, MOMENTUM * state["buffer"] + descent)
+        state["point"], state["buffer"] = manifold.exp(here, -LR * buffer), buffer
+
+    return step
+
+
 def _blocks(values: list[float]) -> list[float]:
     return [statistics.mean(values[start : start + REORTH_EVERY]) for start in range(0, len(values), REORTH_EVERY)]
 
 
-def _seconds(step: Step, device: str) -> float:
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    step()
-    synchronize()
-    return time.perf_counter() - start
+def measure_all(classes: int = 1000, n: int = 384, k: int = 8, rounds: int = 15, device: str = "cpu") -> dict[str, Any]:
+    """:func:`measure`, and on the CPU :func:`share_of_training_step` with n = 2048."""
+    result = measure(classes, n, k, rounds, device=device)
+    return result | ({} if device.startswith("cuda") else {"share": share_of_training_step(classes, 2048, k)})
 
 
-def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--n", type=int, default=384)
-    parser.add_argument("--k", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--share", action="store_true", help="also the share of a ResNet50-D training step (CPU)")
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    options = parser.parse_args()
-    result = measure(options.classes, options.n, options.k, options.rounds, options.threads, options.device)
-    table = Table("arm", "ms / step", f"x {OURS}", title=f"{options.classes} x {options.n} x {options.k}, float32")
-    for name, arm in result["arms"].items():
-        table.add_row(name, f"{arm['ms']:.2f}", f"{arm['ratio']:.2f}")
-    Console().print(table)
-    if options.share:
-        result["share"] = share_of_training_step(options.classes, 2048, options.k)
-        Console().print(result["share"])
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+def rows(result: dict[str, Any]) -> list[Row]:
+    """Our step against every other form, and its share of a training step."""
+    arms, limits = result["arms"], {SVD: 1 / 1.5, GEOOPT: 1 / 1.5}
+    setting = f"C={result['classes']}, n={result['n']}, k={result['k']}, float32"
+    found = [
+        Row(f"{OURS} step", name, 1.0 / arm["ratio"], limits.get(name), f"{setting}; {arm['ms']:.1f} ms")
+        for name, arm in arms.items()
+        if name != OURS
+    ]
+    found += [Row(f"{OURS} step", name, None, None, why) for name, why in result["unavailable"].items()]
+    if "share" in result:
+        share = result["share"]
+        for kind in ("measured", "flops"):
+            found.append(
+                Row(f"{OURS} step, n=2048", f"ResNet50-D training step ({kind})", share[kind], 0.05, "batch 32")
+            )
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure_all, rows)

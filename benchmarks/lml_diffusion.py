@@ -1,32 +1,33 @@
 """Time of the Levenberg-Marquardt-Langevin correction against a plain solver update, the released order and diffusers.
 
     python benchmarks/lml_diffusion.py                 16 images of 3x32x32 in float32 on one CPU thread
-    python benchmarks/lml_diffusion.py --device cuda --unet
+    python benchmarks/lml_diffusion.py --device cuda --no-unet
 
 Every round times each arm once, in turn; figures are medians over rounds. The floor of the correction is two reductions
-and one update: about 1.5 times a plain second-order update. ``--unet`` also times the CIFAR-10 U-Net of DDPM.
+and one update: about 1.5 times a plain second-order update. ``--unet`` also times the U-Net of DDPM.
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from curvature.benchmark import Row, main
 from curvature.samplers.correction import levenberg_marquardt_correction, released_correction, scale_free_correction
 from curvature.samplers.plugin import medians, overhead_facts, scheduler_step, second_order_update
 
 PLAIN = "plain second-order update"
 
 
-def measure(batch: int = 16, rounds: int = 201, device: str = "cpu", unet: bool = False) -> dict[str, Any]:
+def measure(
+    batch: int = 16, rounds: int = 201, threads: int = 1, device: str = "cpu", unet: bool = True
+) -> dict[str, Any]:
     """Time all arms.
 
     Args:
         batch: images of 3x32x32.
         rounds: that count.
+        threads: CPU threads of torch.
         device: where to run.
         unet: also compare a corrected step with an evaluation of the U-Net; CPU only.
 
@@ -41,14 +42,7 @@ def measure(batch: int = 16, rounds: int = 201, device: str = "cpu", unet: bool 
     generator = torch.Generator().manual_seed(0)
     x, m0, m1, p = torch.randn(4, batch, 3, 32, 32, generator=generator).to(device)
 
-    def synchronised(action: Callable[[], Any]) -> Callable[[], Any]:
-        def run() -> None:
-            action()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-
-        return run
-
+    torch.set_num_threads(threads)
     arms: dict[str, Callable[[], Any]] = {
         PLAIN: lambda: second_order_update(x, m0, m1),
         "correction, exact form": lambda: levenberg_marquardt_correction(m0, p, 1.0, 0.3),
@@ -58,7 +52,7 @@ def measure(batch: int = 16, rounds: int = 201, device: str = "cpu", unet: bool 
         "our step, correction off": scheduler_step(LMLDPMSolverScheduler(correction="none"), x, m0),
         "our step, corrected": scheduler_step(LMLDPMSolverScheduler(kappa=0.3), x, m0),
     }
-    times = medians({name: synchronised(action) for name, action in arms.items()}, rounds)
+    times = medians(arms, rounds, device)
     return {
         "batch": batch,
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
@@ -69,31 +63,23 @@ def measure(batch: int = 16, rounds: int = 201, device: str = "cpu", unet: bool 
     }
 
 
-def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=201)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--unet", action="store_true", help="also against one U-Net evaluation")
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    result = measure(options.batch, options.rounds, options.device, options.unet)
-    table = Table("arm", "us", "x plain update", title=f"{options.batch} x 3 x 32 x 32, {result['device']}")
-    for name, arm in result["arms"].items():
-        table.add_row(name, f"{arm['us']:.0f}", f"{arm['ratio']:.2f}")
-    console = Console()
-    console.print(table)
-    for name, value in result["unet"].items():
-        console.print(f"{name}: {value:.4g}")
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+def rows(result: dict[str, Any]) -> list[Row]:
+    """The correction against a plain update, and whole scheduler steps against diffusers'."""
+    arms, setting = result["arms"], f"{result['batch']} x 3 x 32 x 32, float32"
+    limits = {"correction, exact form": 2.0}
+    found = [
+        Row(name, PLAIN, arm["ratio"], limits.get(name), f"{setting}; {arm['us']:.0f} us")
+        for name, arm in arms.items()
+        if name.startswith("correction")
+    ]
+    base = arms["diffusers DPM-Solver++ step"]
+    for name in ("our step, correction off", "our step, corrected"):
+        found.append(Row(name, "diffusers DPM-Solver++ step", arms[name]["us"] / base["us"], None, setting))
+    if result["unet"]:
+        share = result["unet"]["overhead/of_unet"]
+        found.append(Row("correction in a step", "evaluation of a CIFAR-10 U-Net", share, 0.01, "4 images"))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure, rows)

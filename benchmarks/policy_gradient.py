@@ -11,13 +11,9 @@ stable-baselines3's A2C with as many environments and the same network. Both cou
 One CPU thread; all sides take turns, medians are reported.
 """
 
-import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -26,6 +22,7 @@ import torch
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 
+from curvature.benchmark import Row, interleaved, main, median_ratio
 from curvature.optim.policy_gradient import HARPG, NPGIGT, VanillaPG
 from curvature.rl import PolicyOracle, SoftmaxMLP, Trajectories, gpomdp_gradient, hessian_vector_product
 from curvature.rl.gym import GymEnvironment
@@ -56,12 +53,6 @@ class GymLQR(gymnasium.Env):  # type: ignore[type-arg]
         return self.state, float(reward), False, self.step_count == self.horizon, {}
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def iterations(make: Any) -> Callable[[], None]:
     lqr = LinearQuadratic()
     policy = lqr.policy(REPLICAS)
@@ -86,16 +77,16 @@ def measure_lqr(repetitions: int) -> dict[str, float]:
             for _ in range(lqr.horizon):
                 state, *_ = env.step(weight @ state + lqr.sigma * rng.standard_normal(1))
 
-    sides = [iterations(VanillaPG), iterations(NPGIGT), iterations(HARPG), loop]
-    rounds = [[seconds(side) for side in sides] for _ in range(repetitions + 1)][1:]
-    batched = [REPLICAS * lqr.horizon * ITERATIONS / v for v, *_ in rounds]
-    looped = [episodes * lqr.horizon / g for *_, g in rounds]
+    makers = {"vanilla": VanillaPG, "igt": NPGIGT, "harpg": HARPG}
+    times = interleaved({name: iterations(make) for name, make in makers.items()} | {"loop": loop}, repetitions)
+    batched = [REPLICAS * lqr.horizon * ITERATIONS / seconds for seconds in times["vanilla"]]
+    looped = [episodes * lqr.horizon / seconds for seconds in times["loop"]]
     return {
         "batched_steps_per_s": statistics.median(batched),
         "gymnasium_loop_steps_per_s": statistics.median(looped),
-        "speedup": statistics.median(b / g for b, g in zip(batched, looped)),
-        "igt_over_vanilla": statistics.median(i / v for v, i, *_ in rounds),
-        "n_harpg_over_vanilla": statistics.median(h / v for v, _, h, _ in rounds),
+        "speedup": median_ratio(batched, looped),
+        "igt_over_vanilla": median_ratio(times["igt"], times["vanilla"]),
+        "n_harpg_over_vanilla": median_ratio(times["harpg"], times["vanilla"]),
     }
 
 
@@ -108,15 +99,15 @@ def measure_product(repetitions: int) -> dict[str, float]:
     full = torch.ones(HORIZON, SLOTS)
     sample = Trajectories(states, actions, full, full.bool())
     direction = [torch.randn(p.shape, generator=generator) for p in policy.parameters()]
-    sides: list[Callable[[], Any]] = [
-        lambda: gpomdp_gradient(sample, policy, 0.99, leave_one_out=True),
-        lambda: hessian_vector_product(sample, policy, direction, 0.99, leave_one_out=True),
-    ]
-    rounds = [[seconds(side) for side in sides] for _ in range(10 * repetitions + 5)][5:]
+    sides: dict[str, Callable[[], Any]] = {
+        "gradient": lambda: gpomdp_gradient(sample, policy, 0.99, leave_one_out=True),
+        "product": lambda: hessian_vector_product(sample, policy, direction, 0.99, leave_one_out=True),
+    }
+    times = interleaved(sides, 10 * repetitions, warmup=5)
     return {
-        "gradient_ms": 1000 * statistics.median(g for g, _ in rounds),
-        "product_ms": 1000 * statistics.median(p for _, p in rounds),
-        "ratio": statistics.median(p / g for g, p in rounds),
+        "gradient_ms": 1000 * statistics.median(times["gradient"]),
+        "product_ms": 1000 * statistics.median(times["product"]),
+        "ratio": median_ratio(times["product"], times["gradient"]),
     }
 
 
@@ -157,12 +148,26 @@ def measure(repetitions: int = 7) -> dict[str, Any]:
     }
 
 
+def rows(result: dict[str, Any]) -> list[Row]:
+    """LQR against a loop and against a million steps a second; products, look-aheads and sampling."""
+    lqr, product, sampling = result["lqr"], result["product"], result["sampling"]
+    rate = f"{lqr['batched_steps_per_s'] / 1e6:.2f} M steps/s, the loop {lqr['gymnasium_loop_steps_per_s'] / 1e6:.3f} M"
+    collected = f"{sampling['steps_per_s']:.0f} steps/s, {sampling['sb3_steps_per_s']:.0f} steps/s"
+    return [
+        Row("LQR environment step", "a gymnasium loop", 1 / lqr["speedup"], None, rate),
+        Row("LQR environment step", "a million a second", 1e6 / lqr["batched_steps_per_s"], 1.0, rate),
+        Row("Hessian-vector product", "gradient", product["ratio"], 4.0, f"{product['product_ms']:.2f} ms"),
+        Row("N-PG-IGT iteration", "vanilla policy gradient", lqr["igt_over_vanilla"], 1.1, "LQR, 64 replicas"),
+        Row(
+            "N-HARPG iteration",
+            "vanilla policy gradient",
+            lqr["n_harpg_over_vanilla"],
+            None,
+            "draws twice, one product",
+        ),
+        Row("CartPole environment step", "stable-baselines3", 1 / sampling["ratio"], 1.0, collected),
+    ]
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    result = measure(arguments.repetitions)
-    json.dump(result, sys.stdout, indent=1)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+    main(__doc__, measure, rows)

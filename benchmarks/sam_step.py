@@ -1,7 +1,7 @@
 """Time of a SAM step against a plain AdamW step and against ``pytorch_optimizer``'s SAM.
 
     python benchmarks/sam_step.py                  both sizes on one CPU thread
-    python benchmarks/sam_step.py --size lab --device cuda --json outputs/sam_step.json
+    python benchmarks/sam_step.py --device cuda --json outputs/sam_step.json
 
 Every round times one step of each arm on its own copy of the model, in rotating order, so that load from elsewhere
 falls on all alike; what is reported are medians over rounds, and medians of the ratios within rounds. The arm
@@ -9,19 +9,16 @@ falls on all alike; what is reported are medians over rounds, and medians of the
 arm costs beyond it, timed in the same way with gradients that come for free, where noise of the passes cannot hide it.
 """
 
-import argparse
 import copy
-import json
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from curvature.benchmark import Row, interleaved, main, peak_bytes
 from curvature.optim import SAM
 
 SIZES = {"desk": "Mixer, 8x8, 3 blocks of width 32, batch 100", "lab": "ViT, 32x32, 6 blocks of width 128, batch 128"}
@@ -85,13 +82,7 @@ def _time_arms(
             steps[name] = make(own_copy, evaluator(own_copy))
         except ImportError as error:
             unavailable[name] = f"{type(error).__name__}: {error}"
-    for _ in range(max(1, rounds // 10)):
-        for step in steps.values():
-            step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(rounds):
-        for name in _rotated(list(steps), index):
-            times[name].append(_seconds(steps[name], device))
+    times = interleaved(steps, rounds, max(1, rounds // 10), device)
     return times, unavailable
 
 
@@ -175,44 +166,47 @@ def _twice(optimizer: torch.optim.Optimizer, closure: Evaluate) -> Step:
 ARMS: dict[str, Callable[..., Step]] = {PLAIN: _plain, FLOOR: _floor, OURS: _ours, PEER: _peer}
 
 
-def _rotated(names: list[str], index: int) -> Iterator[str]:
-    shift = index % len(names)
-    yield from names[shift:] + names[:shift]
+def measure_sizes(device: str = "cpu", threads: int = 1) -> dict[str, Any]:
+    """:func:`measure` at both sizes, and the memory of one step beyond two passes in copies of the parameters."""
+    result = {size: measure(size, threads=threads, device=device) for size in SIZES}
+    return result | {"extra_copies": extra_copies("lab", device)}
 
 
-def _seconds(step: Step, device: str) -> float:
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    step()
-    synchronize()
-    return time.perf_counter() - start
+def extra_copies(size: str, device: str = "cpu") -> dict[str, float]:
+    """Peak memory of a step beyond its gradients and AdamW, in copies of the parameters, ours and the peer's."""
+    model = _problem(size, device)[0]
+    copies = {}
+    for name in (FLOOR, OURS, PEER):
+        own_copy = copy.deepcopy(model)
+        try:
+            step = ARMS[name](own_copy, _free_gradients(own_copy))
+        except ImportError:
+            continue
+        step()
+        copies[name] = peak_bytes(step, device) / sum(p.nbytes for p in model.parameters())
+    return {name: value - copies[FLOOR] for name, value in copies.items() if name != FLOOR}
 
 
-def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--repetitions", type=int, help="rounds that count (default: by size)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    options = parser.parse_args()
-    results = [measure(size, options.repetitions, options.threads, options.device) for size in options.size]
-    for result in results:
-        title = f"{result['size']}: {result['setting']}, {result['parameters']:,} parameters, {result['device']}"
-        table = Table("arm", "ms / step", "x AdamW", "own ms", title=title)
-        for name, arm in result["arms"].items():
-            table.add_row(name, f"{arm['ms']:.2f}", f"{arm['ratio']:.3f}", f"{arm['own_ms']:.2f}")
-        for name, reason in result["unavailable"].items():
-            table.add_row(name, "-", "-", reason)
-        Console().print(table)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+def rows(result: dict[str, Any]) -> list[Row]:
+    """SAM against a plain step, against two passes, and its own cost against the peer's."""
+    found = []
+    for size, limit in (("desk", 2.3), ("lab", 2.1)):
+        arms, setting = result[size]["arms"], result[size]["setting"]
+        ours, floor = arms[OURS], arms[FLOOR]
+        found.append(Row(f"SAM step, {size}", PLAIN, ours["ratio"], limit, f"{setting}; {ours['ms']:.2f} ms"))
+        found.append(Row(f"SAM step, {size}", FLOOR, ours["ratio"] / floor["ratio"], None, "floor: no SAM at all"))
+        if PEER in arms:
+            note = f"own cost {ours['own_ms']:.2f} ms, the peer's {arms[PEER]['own_ms']:.2f} ms"
+            found.append(Row(f"SAM step, {size}", PEER, ours["ratio"] / arms[PEER]["ratio"], 1.02, note))
+        else:
+            found.append(Row(f"SAM step, {size}", PEER, None, 1.02, result[size]["unavailable"][PEER]))
+    copies = result["extra_copies"]
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in copies.items())
+    found.append(
+        Row("SAM memory beyond two passes", "one copy of the parameters", copies[OURS], 1.1, f"copies: {shown}")
+    )
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure_sizes, rows)

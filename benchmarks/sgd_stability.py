@@ -9,19 +9,15 @@ Sharpness: trace, Frobenius norm and largest eigenvalue of the net with n=300 sa
 of curvlinops' Gauss-Newton operator. One CPU thread, float64; all sides take turns, medians are reported.
 """
 
-import argparse
-import json
 import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from curvlinops import GGNLinearOperator, hutchinson_trace
 from torch import nn
 
+from curvature.benchmark import Row, interleaved, main, median_ratio
 from curvature.models.stability_nets import DiagonalLinearNet, TwoLayerReLUNet
 from curvature.stability import Recipe, Replicas, batch_order, gram, sharpness, spread
 from curvature.stability.autograd import output_gradients
@@ -29,12 +25,6 @@ from curvature.stability.problems import Problem, relu_teacher, sparse_regressio
 
 REPLICAS, STEPS, CLIP, PROBES = 12, 250, 100.0, 100
 RATES = tuple(1e-5 * 1.5**lane for lane in range(REPLICAS))
-
-
-def milliseconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return 1000 * (time.perf_counter() - start)
 
 
 def autograd_descent(net: nn.Module, problem: Problem) -> Callable[[], None]:
@@ -70,11 +60,10 @@ def measure_steps(repetitions: int) -> dict[str, Any]:
         ("diagonal linear, d=1000", DiagonalLinearNet(1000), sparse_regression(0)),
         ("ReLU, d=100, m=100", TwoLayerReLUNet(100, 100), relu_teacher(0)),
     ):
-        sides = autograd_descent(net, problem), replica_descent(net, problem)
-        rounds = [[milliseconds(side) for side in sides] for _ in range(repetitions + 1)][1:]
-        single = statistics.median(1000 * a / STEPS for a, _ in rounds)
-        batched = statistics.median(1000 * b / STEPS / REPLICAS for _, b in rounds)
-        ratio = statistics.median(b / REPLICAS / a for a, b in rounds)
+        times = interleaved({"one": autograd_descent(net, problem), "all": replica_descent(net, problem)}, repetitions)
+        single = 1e6 * statistics.median(times["one"]) / STEPS
+        batched = 1e6 * statistics.median(times["all"]) / STEPS / REPLICAS
+        ratio = median_ratio(times["all"], times["one"]) / REPLICAS
         results[name] = {"autograd_us": single, "replica_us": batched, "ratio": ratio}
     return results
 
@@ -103,16 +92,16 @@ def measure_sharpness(repetitions: int) -> dict[str, Any]:
     def probes() -> None:
         values["probes"] = float(hutchinson_trace(operator, PROBES)) / 2
 
-    rounds = [[milliseconds(side) for side in (closed_form, jacobian, probes)] for _ in range(repetitions + 1)][1:]
-    closed, dense, estimate = (statistics.median(column) for column in zip(*rounds))
+    times = interleaved({"closed": closed_form, "jacobian": jacobian, "probes": probes}, repetitions)
+    closed, dense, estimate = (1000 * statistics.median(column) for column in times.values())
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
         "samples": len(inputs),
         "closed_form_ms": closed,
         "jacobian_ms": dense,
         "curvlinops_100_probes_ms": estimate,
-        "speedup": statistics.median(e / c for c, _, e in rounds),
-        "speedup_jacobian": statistics.median(e / j for _, j, e in rounds),
+        "speedup": median_ratio(times["probes"], times["closed"]),
+        "speedup_jacobian": median_ratio(times["probes"], times["jacobian"]),
         "exact_disagreement": abs(values["jacobian"] / values["closed"] - 1),
         "estimate_relative_error": abs(values["probes"] / values["closed"] - 1),
     }
@@ -125,12 +114,23 @@ def measure(repetitions: int = 7) -> dict[str, Any]:
     return {"steps": measure_steps(repetitions), "sharpness": measure_sharpness(repetitions)}
 
 
+def rows(result: dict[str, Any]) -> list[Row]:
+    """A replica's step against an autograd step; exact sharpness against 100 probes."""
+    found = [
+        Row(
+            f"step of a replica, {name}", "one net under autograd", times["ratio"], 0.1, f"{times['replica_us']:.2f} us"
+        )
+        for name, times in result["steps"].items()
+    ]
+    exact = result["sharpness"]
+    setting = (
+        f"n={exact['samples']}, P={exact['parameters']}; the estimate is off by {exact['estimate_relative_error']:.2%}"
+    )
+    peer = "curvlinops, trace from 100 probes"
+    found.append(Row("trace, Frobenius norm, lambda_max, closed form", peer, 1 / exact["speedup"], 0.2, setting))
+    found.append(Row("the same, autograd Jacobian", peer, 1 / exact["speedup_jacobian"], None, setting))
+    return found
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    result = measure(arguments.repetitions)
-    json.dump(result, sys.stdout, indent=1)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+    main(__doc__, measure, rows)

@@ -11,25 +11,26 @@ function of :mod:`curvature.geometry.spd` for every operation of the layer's def
 decomposition. Per useful operation means divided by the number of decompositions that a layer's own definition needs.
 """
 
-import argparse
-import json
 import statistics
-import time
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from curvature.geometry.spd import bures_wasserstein, spectral, sym
-from curvature.geometry.spd.spectral import InverseSqrt, Power, Sqrt
+from curvature.benchmark import Row, interleaved, main, median_ratio
+from curvature.geometry.spd import affine_invariant, bures_wasserstein, spectral, sym
+from curvature.geometry.spd.spectral import InverseSqrt, Log, Power, Sqrt
 from curvature.models.spdnet import GBWBatchNorm
 
 FLOOR, OURS, DIRECT, SINGLE = "floor", "curvature GBWBatchNorm", "curvature, direct", "single operations"
 LIE, MEAN_VAR = "spd-learn SPDBatchNormLie (AIM, theta 0.5)", "spd-learn SPDBatchNormMeanVar"
 OPERATIONS = {FLOOR: 4, OURS: 4, DIRECT: 4, SINGLE: 4, LIE: 4, MEAN_VAR: 2}
 """Batched decompositions that each layer's definition needs, with spectra reused where they can be."""
+
+DISTANCE, BARYCENTRE = "Bures-Wasserstein distance", "Bures-Wasserstein barycentre, 10 steps"
+LOGARITHM, AIM_DISTANCE = "matrix logarithm", "affine-invariant distance"
 
 Step = Callable[[], Any]
 
@@ -68,22 +69,12 @@ def measure(size: int = 30, batch: int = 30, repetitions: int = 60, threads: int
         steps[MEAN_VAR] = _step(modules.SPDBatchNormMeanVar(size, **options), X[:, None], weights[:, None])
     except ImportError as error:
         unavailable["spd-learn"] = str(error)
-    for _ in range(max(1, repetitions // 10)):
-        for step in steps.values():
-            step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for index in range(repetitions):
-        shift = index % len(names)
-        for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
-            steps[name]()
-            times[name].append(1000.0 * (time.perf_counter() - start))
+    times = interleaved(steps, repetitions, max(1, repetitions // 10))
     arms = {
         name: {
-            "ms": statistics.median(values),
-            "ratio": statistics.median(a / b for a, b in zip(values, times[FLOOR], strict=True)),
-            "ms_per_operation": statistics.median(values) / OPERATIONS[name],
+            "ms": 1000 * statistics.median(values),
+            "ratio": median_ratio(values, times[FLOOR]),
+            "ms_per_operation": 1000 * statistics.median(values) / OPERATIONS[name],
         }
         for name, values in times.items()
     }
@@ -94,7 +85,7 @@ def measure(size: int = 30, batch: int = 30, repetitions: int = 60, threads: int
         "repetitions": repetitions,
         "torch": torch.__version__,
         "arms": arms,
-        "to_single_operations": statistics.median(a / b for a, b in zip(times[OURS], times[SINGLE], strict=True)),
+        "to_single_operations": median_ratio(times[OURS], times[SINGLE]),
         "unavailable": unavailable,
     }
 
@@ -135,27 +126,83 @@ def _step(layer: torch.nn.Module, X: Tensor, weights: Tensor) -> Step:
     return step
 
 
-def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
+def measure_functions(size: int = 30, batch: int = 30, repetitions: int = 30, threads: int = 1) -> dict[str, Any]:
+    """Single functions against pyriemann, POT and geoopt on the same ``batch`` matrices of ``size``.
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=30)
-    parser.add_argument("--repetitions", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    options = parser.parse_args()
-    result = measure(options.size, options.batch, options.repetitions, options.threads)
-    table = Table("arm", "ms / step", "x floor", "ms / operation", title=f"{options.batch} matrices of {options.size}")
-    for name, arm in result["arms"].items():
-        table.add_row(name, f"{arm['ms']:.2f}", f"{arm['ratio']:.2f}", f"{arm['ms_per_operation']:.2f}")
-    Console().print(table)
-    Console().print(f"layer / single operations: {result['to_single_operations']:.2f}")
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    Returns:
+        ``functions``: function -> {side: median ms}, ``unavailable``: peer -> why; and what :func:`measure` returns.
+    """
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(2, batch, size, 2 * size, dtype=torch.float64, generator=generator)
+    P, Q = factor @ factor.mT / (4 * size)
+    arrays, mean = P.numpy(), torch.zeros(size, dtype=torch.float64)
+    functions: dict[str, dict[str, Step]] = {
+        DISTANCE: {"curvature": lambda: bures_wasserstein.squared_distance(P, Q)},
+        BARYCENTRE: {"curvature": lambda: bures_wasserstein.barycentre(P, steps=10)},
+        LOGARITHM: {"curvature": lambda: spectral(P, Log())},
+        AIM_DISTANCE: {"curvature": lambda: affine_invariant.distance(P, Q)},
+    }
+    unavailable = {}
+    try:
+        from pyriemann.geometry.base import logm
+        from pyriemann.geometry.distance import distance_riemann, distance_wasserstein
+        from pyriemann.geometry.mean import mean_wasserstein
+
+        other = Q.numpy()
+        functions[DISTANCE]["pyriemann"] = lambda: distance_wasserstein(arrays, other)
+        functions[BARYCENTRE]["pyriemann"] = lambda: mean_wasserstein(arrays, tol=0.0, maxiter=10)
+        functions[LOGARITHM]["pyriemann"] = lambda: logm(arrays)
+        functions[AIM_DISTANCE]["pyriemann"] = lambda: distance_riemann(arrays, other)
+    except ImportError as error:
+        unavailable["pyriemann"] = str(error)
+    try:
+        from ot.gaussian import bures_distance, bures_wasserstein_barycenter
+
+        def pot_distances() -> None:
+            for p, q in zip(P, Q, strict=True):
+                bures_distance(p, q)
+
+        functions[DISTANCE]["POT"] = pot_distances
+        functions[BARYCENTRE]["POT"] = lambda: bures_wasserstein_barycenter(
+            mean.expand(batch, -1), P, num_iter=10, eps=0.0
+        )
+    except ImportError as error:
+        unavailable["POT"] = str(error)
+    try:
+        import geoopt
+
+        manifold = geoopt.SymmetricPositiveDefinite()
+        functions[AIM_DISTANCE]["geoopt"] = lambda: manifold.dist(P, Q)
+    except ImportError as error:
+        unavailable["geoopt"] = str(error)
+    timed = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for function, sides in functions.items():
+            times = interleaved(sides, repetitions)
+            timed[function] = {name: 1000 * statistics.median(values) for name, values in times.items()}
+    return {"functions": timed, "unavailable_peers": unavailable} | measure(size, batch, threads=threads)
+
+
+def rows(result: dict[str, Any]) -> list[Row]:
+    """The layer against its floor, single operations and spd-learn; functions against their peers."""
+    arms = result["arms"]
+    setting = f"{result['batch']} matrices of {result['size']}, float64, theta 0.5"
+    found = [
+        Row(OURS, "the decompositions it needs", arms[OURS]["ratio"], 2.5, f"{setting}; {arms[OURS]['ms']:.2f} ms"),
+        Row(OURS, SINGLE, result["to_single_operations"], 0.6, "the same layer, one function an operation"),
+    ]
+    for peer in (LIE, MEAN_VAR):
+        ratio = arms[OURS]["ms_per_operation"] / arms[peer]["ms_per_operation"] if peer in arms else None
+        found.append(Row(f"{OURS}, a decomposition", peer, ratio, 1.0, result["unavailable"].get("spd-learn", "")))
+    for function, sides in result["functions"].items():
+        ours = sides["curvature"]
+        for peer, milliseconds in sides.items():
+            if peer != "curvature":
+                found.append(Row(function, peer, ours / milliseconds, None, f"{ours:.2f} ms, {milliseconds:.2f} ms"))
+    return found + [Row("SPD functions", peer, None, None, why) for peer, why in result["unavailable_peers"].items()]
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure_functions, rows)

@@ -6,38 +6,12 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from curvature.benchmark import StorageMeter
 from curvature.optim import GSAM, SAM
 
 SGD = partial(torch.optim.SGD, lr=0.01)
-
-
-class StorageMeter(TorchDispatchMode):
-    """Bytes of storages that come to life inside, now and at most."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        known = {
-            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
-        }
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in known:
-                storage = leaf.untyped_storage()
-                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, self.now())
-        return result
-
-    def now(self):
-        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
-        return sum(size for _, size in self.alive.values())
 
 
 def layers(dtype=torch.float32):

@@ -2,13 +2,13 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from curvature.benchmark import interleaved
 from curvature.samplers.correction import levenberg_marquardt_correction, released_correction
 
 SHAPE = (2, 3, 8, 8)
@@ -84,16 +84,9 @@ def second_order_update(x: Tensor, m0: Tensor, m1: Tensor) -> Tensor:
     return 0.9 * x - 0.3 * m0 - 0.1 * (m0 - m1)
 
 
-def medians(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+def medians(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS, device: str = "cpu") -> dict[str, float]:
     """Median seconds of each action over interleaved rounds, after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for index in range(rounds + 1):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            if index:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: statistics.median(times) for name, times in interleaved(actions, rounds, device=device).items()}
 
 
 def scheduler_step(scheduler: Any, x: Tensor, output: Tensor) -> Callable[[], Any]:
