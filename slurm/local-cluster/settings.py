@@ -130,9 +130,10 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
 FirstJobId={random.SystemRandom().randrange(1000, 9000)}
 JobRequeue=1
 ReturnToService=2
-SlurmdTimeout=20
-SlurmctldTimeout=20
-KillWait=15
+SlurmdTimeout=60
+SlurmctldTimeout=60
+MessageTimeout=30
+KillWait=60
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd

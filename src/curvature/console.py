@@ -46,7 +46,7 @@ def plan(
         "arm": f"{arm}, seed {cfg.seed}",
         "data": f"{data} ({', '.join(sizes)})" if hasattr(datamodule, "train_size") else data,
         "model": f"{_target(cfg.get('model') or cfg.module)}, {parameters:,} parameters",
-        "training": f"{cfg.max_steps} steps{_batches(cfg)}",
+        "training": _training(cfg),
         "device": _device(cfg),
         "expected": cfg.cost or "unknown",
         "directory": _relative(directory),
@@ -68,6 +68,7 @@ def summary(
     """Print the final table and where to look next."""
     _metrics_table(f"{cfg.paper}: {arm}, seed {cfg.seed}", metrics)
     console = _console()
+    console.print(f"training       {_training(cfg)}", soft_wrap=True, highlight=False)
     console.print(f"run directory  {_relative(directory)}", soft_wrap=True)
     console.print(f"MLflow run     {run_id or 'not delivered yet'}", soft_wrap=True)
     if not delivered:
@@ -121,6 +122,10 @@ def _console() -> "Console":
 
 def _target(node: Any) -> str:
     return str(node.get("name") or node["_target_"].rsplit(".", 1)[-1])
+
+
+def _training(cfg: DictConfig) -> str:
+    return f"{cfg.max_steps} steps{_batches(cfg)}"
 
 
 def _batches(cfg: DictConfig) -> str:

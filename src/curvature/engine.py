@@ -39,7 +39,7 @@ class RunResult:
     Attributes:
         fingerprint: content address of the run.
         directory: where it wrote.
-        status: FINISHED, or RUNNING on processes other than the first.
+        status: FINISHED; on processes other than the first RUNNING, or KILLED after a stop.
         metrics: final metrics by name.
         mlflow_run_id: None while no tracking server could be reached.
         trained: False when the run had finished before.
@@ -62,9 +62,11 @@ def run(cfg: DictConfig) -> RunResult:
         curvature.callbacks.interrupt.Interrupted: stopped by a signal; the same call continues.
         curvature.callbacks.divergence.Diverged: the loss became NaN or infinite.
     """
-    if (reason := interrupt.stop_requested()) is not None:
-        raise interrupt.Interrupted(reason)
     validate(cfg)
+    # Processes that a cluster has started together stop together, at a batch boundary: one alone would be waited for.
+    together = processes(cfg) > 1 and environment.stretch() is not None
+    if not together and (reason := interrupt.stop_requested()) is not None:
+        raise interrupt.Interrupted(reason)
     address = fingerprint(cfg)
     directory = RunDirectory(cfg.outputs, cfg.paper, address)
     if global_rank() != 0:
@@ -125,7 +127,9 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
         status=RUNNING,
         attempt=attempt,
         reason=None,
+        stretch=environment.stretch(),
     )
+    environment.link_logs(directory.path)
     console.plan(cfg, arm, directory.path, parts.module, parts.datamodule, resuming=attempt > 1)
     tracker.start()
     tracker.log_artifact(directory.path / "config.yaml")
@@ -153,13 +157,17 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
 def _follow(cfg: DictConfig, directory: RunDirectory) -> RunResult:
     from curvature.tracking import NullTracker
 
-    record = directory.read()
-    if record.get("status") == FINISHED and not cfg.force:
-        # The first process will not train either: nobody would answer.
-        return RunResult(directory.fingerprint, directory.path, FINISHED, record.get("metrics", {}), trained=False)
     with interrupt.handled():
         parts, tracker = _build(cfg), NullTracker()
-        _train_and_test(cfg, parts, _trainer(cfg, parts, directory, tracker), directory, tracker)
+        record = environment.wait_for_first(directory, cfg.force)
+        if record.get("status") == FINISHED and not cfg.force:
+            # The first process will not train either: nobody would answer.
+            return RunResult(directory.fingerprint, directory.path, FINISHED, record.get("metrics", {}), trained=False)
+        try:
+            _train_and_test(cfg, parts, _trainer(cfg, parts, directory, tracker), directory, tracker)
+        except interrupt.Interrupted:
+            # The first process says so; a failure here would end it before it has written everything down.
+            return RunResult(directory.fingerprint, directory.path, KILLED)
     return RunResult(directory.fingerprint, directory.path, RUNNING)
 
 

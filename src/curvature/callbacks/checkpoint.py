@@ -26,7 +26,7 @@ class ResumableCheckpoint(pl.Callback):
         directory: where ``last.ckpt`` and ``previous.ckpt`` are written.
         every_n_steps: period in optimiser steps; at least 1.
         before_save: called right before each save, e.g. to force the metrics written so far to disk.
-        agree_every_n_steps: with several processes, how often they agree on whether to stop.
+        agree_every_n_steps: with several processes, how often they agree on whether to stop; the first time at once.
 
     Attributes:
         metrics: what had been reported when the checkpoint was taken from which this process started; the last
@@ -41,12 +41,12 @@ class ResumableCheckpoint(pl.Callback):
         self.before_save = before_save
         self.agree_every_n_steps = agree_every_n_steps
         self.metrics: dict[str, float] = {}
-        self._saved_step = -1
+        self._saved_step = self._first_step = -1
         self._generators: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         interrupt.install()
-        self._saved_step = trainer.global_step
+        self._saved_step = self._first_step = trainer.global_step
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         if self._generators is not None:
@@ -70,7 +70,7 @@ class ResumableCheckpoint(pl.Callback):
         reason = interrupt.stop_requested()
         if trainer.world_size == 1:
             return reason
-        if step % self.agree_every_n_steps:
+        if step % self.agree_every_n_steps and step != self._first_step:
             return None
         stop = trainer.strategy.reduce_boolean_decision(reason is not None, all=False)
         return (reason or "another process") if stop else None

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from curvature.cluster import names
+from curvature.cluster.composer import Composer
 from curvature.cluster.options import SlurmOptions, read_options
 from curvature.cluster.outcome import JobFailed, Submitted
 from curvature.cluster.submission import SubmittedJob, submit
@@ -95,21 +96,23 @@ def _farewell(console: "Console", results: Sequence[Any]) -> None:
 def finished_jobs(launcher: "SlurmLauncher", job_overrides: Sequence[Sequence[str]]) -> dict[int, JobReturn]:
     """Results, by position, of the jobs whose run has finished already.
 
-    Composing a config takes longer than submitting a job, so only those are composed that could be finished: a run of
-    the same seed must be. The claims sweeper has done this before, with what it knows.
+    Only those are looked at that could be finished: a run of the same seed must be. The claims sweeper has done this
+    before, with what it knows.
     """
-    cfg = launcher.config
+    cfg, context = launcher.config, launcher.hydra_context
     assert cfg is not None
+    assert context is not None
     claims = "claims" in str(OmegaConf.select(cfg, "hydra.sweeper._target_")).lower()
     if claims or OmegaConf.select(cfg, "force") or not OmegaConf.select(cfg, "paper"):
         return {}
     seeds = _finished_seeds(Path(str(cfg.outputs)) / "runs")
+    composer = Composer(context.config_loader, cfg)
     found: dict[int, JobReturn] = {}
     for index, overrides in enumerate(job_overrides if seeds else ()):
         own = dict(item.lstrip("+").partition("=")[::2] for item in overrides)
         if own.get("seed", str(OmegaConf.select(cfg, "seed"))) not in seeds:
             continue
-        result = _finished(launcher, list(overrides))
+        result = _finished(composer.compose(list(overrides)), list(overrides))
         if result is not None:
             found[index] = result
     return found
@@ -127,13 +130,7 @@ def _finished_seeds(runs: Path) -> set[str]:
     return seeds
 
 
-def _finished(launcher: "SlurmLauncher", overrides: list[str]) -> JobReturn | None:
-    context = launcher.hydra_context
-    assert context is not None
-    assert launcher.config is not None
-    cfg = context.config_loader.load_sweep_config(launcher.config, overrides)
-    with open_dict(cfg):
-        del cfg["hydra"]
+def _finished(cfg: DictConfig, overrides: list[str]) -> JobReturn | None:
     if cfg.get("force"):
         return None
     record = RunDirectory(cfg.outputs, cfg.paper, fingerprint(cfg)).read()

@@ -8,7 +8,6 @@ so a second signal cannot tear a save.
 """
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -90,7 +89,7 @@ def go_back(handler: "SignalHandler", signal_delay_s: int) -> NoReturn:
     """
     if handler.env.global_rank != 0:
         sys.exit(0)
-    job = queue.details(os.environ["SLURM_JOB_ID"])
+    job = queue.details(handler.env.job_id)
     state = job.get("JobState", "unknown")
     # A job that is being cancelled must not come back; one that SLURM requeues comes back by itself.
     if state not in ("RUNNING", "unknown"):
@@ -143,9 +142,8 @@ def _requeue(handler: "SignalHandler", timed_out: bool) -> NoReturn:
     raise AssertionError("submitit's requeue ends the process")
 
 
-def rename(name: str, comment: str) -> None:
-    """Give this task of an array its own name and comment in ``squeue``; no harm if the cluster does not allow it."""
-    job = os.environ["SLURM_JOB_ID"]
+def rename(job: str, name: str, comment: str) -> None:
+    """Give a task of an array its own name and comment in ``squeue``; no harm if the cluster does not allow it."""
     command = ["scontrol", "update", f"JobId={job}", f"JobName={name}", f"Comment={comment}"]
     try:
         subprocess.run(command, capture_output=True, timeout=20)

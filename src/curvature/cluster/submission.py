@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 LARGEST_ARRAY = 1000
 """Jobs per array where SLURM does not say otherwise; its own default for MaxArraySize is 1001."""
 
-KILLED_STATUSES = (134, 135, 137, 139, 140)
-"""Exit statuses of a killed process: abort, bus error, kill, segmentation fault, USR2 before Python was up."""
+KILLED_STATUSES = (134, 135, 137, 139, 140, 143)
+"""Exit statuses of a killed process: abort, bus error, kill, segmentation fault, USR2 or TERM before Python was up."""
 
 
 class SubmissionRefused(CurvatureError):
@@ -153,19 +153,22 @@ def _executor(labels: Sequence[str], paper: str, options: SlurmOptions, folder: 
 def _restart_after_a_kill(folder: Path, max_crashes: int) -> list[str]:
     """Shell lines at the end of a batch script: SLURM requeues after a lost node, but not after a killed process.
 
-    ``squeue`` tells a job that is still wanted (RUNNING) from one that was cancelled.
+    A job that was cancelled is not RUNNING any more; one that SLURM has restarted elsewhere, because it lost this
+    node, has another count of restarts. The last task of an array has the array's id in ``SLURM_JOB_ID``.
     """
     counter = f"{shlex.quote(str(folder))}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}_${{SLURM_ARRAY_TASK_ID:-0}}.crashes"
     statuses = "|".join(map(str, KILLED_STATUSES))
     return [
         "status=$?",
         f'case "$status" in {statuses})',
+        "  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        "  job=${job:-$SLURM_JOB_ID}",
         f"  crashes={counter}",
         '  echo "$(date +%FT%T) status $status on $SLURM_JOB_NODELIST" >> "$crashes"',
-        f'  if [ "$(wc -l < "$crashes")" -le {max_crashes} ] && '
-        '[ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then',
-        '    scontrol requeue "$SLURM_JOB_ID" && sleep 120',
-        "  fi;;",
+        '  case "$(scontrol -o show job "$job")" in',
+        '  *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "*)',
+        f'    [ "$(wc -l < "$crashes")" -le {max_crashes} ] && scontrol requeue "$job" && sleep 120;;',
+        "  esac;;",
         "esac",
         "exit $status",
     ]

@@ -54,7 +54,8 @@ class SlurmLauncher(BaseSubmititLauncher):
             config.hydra.job.num = job_num
         if label and submitit_handler.env.global_rank == 0:
             paper = names.paper_name(config)
-            requeue.rename(names.clean(f"{paper}-{label}"), names.comment(paper, [label]))
+            job = submitit_handler.env.job_id
+            requeue.rename(job, names.clean(f"{paper}-{label}"), names.comment(paper, [label]))
         result = requeue.patiently(
             lambda: run_job(
                 hydra_context=self.hydra_context,
