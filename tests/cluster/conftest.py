@@ -15,9 +15,9 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClu
     stop_cluster(cluster)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """A second cluster, side by side with the first, that a test may break."""
+    """A second cluster, side by side with the first, that the tests of a module may break."""
     cluster = start_cluster(tmp_path_factory.mktemp("own"))
     yield cluster
     stop_cluster(cluster)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from tracking_support import rows  # noqa: E402
 
 REAL = Path(__file__).parent / "real"
 UNAVAILABLE = 3
+PATIENCE_S = 240.0
+"""Longest wait for anything: ample for a busy machine of two cores, and no test hangs."""
 
 
 class SlurmCluster:
@@ -31,7 +34,9 @@ class SlurmCluster:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        ours = {"SLURM_CONF": str(directory / "slurm.conf"), "OMP_NUM_THREADS": "1"}
+        path = f"{REAL}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+        ours = {"SLURM_CONF": str(directory / "slurm.conf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        ours["PYTHON"] = sys.executable
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | ours
 
     def __call__(self, *command: str | Path, timeout: float = 60) -> str:
@@ -73,11 +78,43 @@ class SlurmCluster:
     def status(self) -> dict:
         return json.loads(self(sys.executable, TOOL, "status", "--directory", self.directory))
 
-    def wait_until(self, condition: Callable[[], object], timeout: float = 30, what: str = "the condition") -> None:
-        deadline = time.monotonic() + timeout
+    def wait_until(self, condition: Callable[[], object], what: str = "the condition") -> None:
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
-            assert time.monotonic() < deadline, f"waited {timeout} s for {what}\n{self('squeue')}"
+            assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for {what}\n{self('squeue')}"
             time.sleep(0.1)
+
+    def kill(self, job: str, *names: str) -> list[int]:
+        """Kill -9 the processes of a job whose names begin so (all if none is given); returns their ids."""
+        pids = [pid for pid, name in self.processes_of(job).items() if name.startswith(names or "")]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return pids
+
+    def task(self, job: str, rank: int = 0) -> int:
+        """Process id of one task of a job, not of the helpers that it has started."""
+        tasks = {}
+        for pid in (pid for pid, name in self.processes_of(job).items() if name.startswith("python")):
+            folder = Path(f"/proc/{pid}")
+            if f"SLURM_PROCID={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                tasks[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        (pid,) = (pid for pid, parent in tasks.items() if parent not in tasks)
+        return pid
+
+    def notice_lost_steps(self, job: str) -> None:
+        """Have SLURM look at what its nodes really run, as it does by itself every few minutes, until it restarts."""
+        before = self.details(job)["Restarts"]
+
+        def restarted() -> bool:
+            self("scontrol", "reconfigure")
+            time.sleep(2)
+            return self.details(job)["Restarts"] != before
+
+        self.wait_until(restarted, "SLURM to notice that the step is gone")
+
+    def lose_node(self, name: str) -> None:
+        """Kill the slurmd of a node."""
+        os.kill(self.status()["daemons"][name]["pid"], signal.SIGKILL)
 
 
 class Demo:
@@ -95,15 +132,34 @@ class Demo:
         fixed = [f"hydra.searchpath=[file://{ROOT / 'conf'}]", f"outputs={self.outputs}", "slurm.poll_seconds=1"]
         return [sys.executable, str(app), "-m", *fixed, *overrides]
 
-    def run(self, *overrides: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+    def run(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*overrides)
-        out, error = process.communicate(timeout=timeout)
+        out, error = self.output(process)
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+    def output(self, process: subprocess.Popen[str]) -> tuple[str, str]:
+        """Standard output and error of a launch, once it has ended."""
+        try:
+            return process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, error = process.communicate()
+            queue = self.cluster("squeue")
+            pytest.fail(f"not over after {PATIENCE_S:.0f} s\n{queue}\n{out}\n{error}\n{self.logs()}")
+
+    def open(self) -> None:
+        """Let everything go on that is held or will be."""
+        self.outputs.mkdir(exist_ok=True)
+        (self.outputs / "open").touch()
+
+    def held(self) -> list[Path]:
+        """Directories of the processes that have been held."""
+        return sorted(path.parent for path in self.outputs.rglob("held*"))
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(*overrides),
-            env=self.cluster.environment | {"PYTHONPATH": str(REAL)},
+            env=self.cluster.environment,
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -161,18 +217,18 @@ class SamViT(Demo):
     def command(self, *overrides: str) -> list[str]:
         return [sys.executable, str(ROOT / "run.py"), "-m", *self.experiment(), *self.launcher(), *overrides]
 
-    def alone(self, *overrides: str, timeout: float = 120) -> None:
-        """Run it here, in one process, without SLURM."""
-        environment = self.cluster.environment | {"PYTHONPATH": str(REAL)}
+    def alone(self, *overrides: str) -> str:
+        """Run it here, in one process, without SLURM; returns what it printed."""
         command = [sys.executable, str(ROOT / "run.py"), *self.experiment(), *overrides]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, env=self.cluster.environment, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def experiment(self) -> list[str]:
-        pace = "{_target_: pace.Pace, seconds: 0.0, counter: '${outputs}/begun'}"
-        without = ["callbacks.measures=null", "callbacks.step_time=null", f"+callbacks.pace={pace}"]
+        gate = "{_target_: gate.Gate, steps: [], opened: '${outputs}/open'}"
+        without = ["callbacks.measures=null", "callbacks.step_time=null", f"+callbacks.gate={gate}"]
         size = ["model.drop_rate=0.1", "trainer.val_check_interval=7", "checkpoint.every_n_steps=20"]
-        quick = ["tracking.flush_seconds=0.05", "tracking.finish_seconds=90"]
+        quick = ["tracking.flush_seconds=0.05", f"tracking.finish_seconds={PATIENCE_S}"]
         return ["experiment=sam_vit", "+debug=smoke", f"outputs={self.outputs}", *without, *size, *quick]
 
     def launcher(self) -> list[str]:
@@ -188,16 +244,39 @@ class SamViT(Demo):
         """Run directories."""
         return sorted(path.parent for path in (outputs or self.outputs).glob("runs/sam_vit/*/run.json"))
 
+    def wait_for(self, launch: subprocess.Popen[str], condition: Callable[[], object], what: str) -> None:
+        """Wait for ``condition``; fails at once if the launch ends before."""
+
+        def reached() -> object:
+            if launch.poll() is not None:
+                pytest.fail(f"over before {what}\n" + "\n".join([*launch.communicate(), self.logs()]))
+            return condition()
+
+        self.cluster.wait_until(reached, what)
+
     def job_of(self, variant: str) -> str:
         """Job id of the array task that runs ``variant``."""
         rows = [row for index in self.outputs.glob("slurm/*/jobs.json") for row in json.loads(index.read_text())]
-        (job,) = (row["job"] for row in rows if f"outputs={self.directory / variant}" in row["overrides"])
+        *_, job = (row["job"] for row in rows if f"outputs={self.directory / variant}" in row["overrides"])
         return job
 
-    def begun(self, variant: str) -> int:
-        """Training steps that have begun so far, repeated ones included."""
-        path = self.directory / variant / "begun"
-        return path.stat().st_size if path.exists() else 0
+    def open(self, variant: str = "outputs") -> None:
+        (self.directory / variant).mkdir(exist_ok=True)
+        (self.directory / variant / "open").touch()
+
+    def holds(self, variant: str, step: int) -> bool:
+        """Whether ``variant`` has been held before ``step``."""
+        return bool(list((self.directory / variant).glob(f"runs/sam_vit/*/held-{step}")))
+
+    def go(self, variant: str, step: int) -> None:
+        """Let ``variant`` go on that is held before ``step``."""
+        (directory,) = self.directories(self.directory / variant)
+        (directory / f"held-{step}.go").touch()
+
+    def repeated(self, variant: str, steps: int) -> int:
+        """Training steps that had to be done again."""
+        (directory,) = self.directories(self.directory / variant)
+        return (directory / "begun").stat().st_size - steps
 
 
 class Finished:

@@ -2,13 +2,18 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from slurm_harness import REAL, Finished, SamViT
 
 STEPS = 40
+BEFORE, DURING = 15, 25
+"""Steps at which the first runs wait for the outage, and in it."""
 OUTAGE_S = 20
-ARGUMENTS = (f"experiments={REAL}", "scale=desk", f"max_steps={STEPS}", "callbacks.pace.seconds=0.1")
+SIZE = (f"max_steps={STEPS}", f"callbacks.gate.steps=[{BEFORE},{DURING}]")
+# One job fills a node, so two run at a time.
+ARGUMENTS = (f"experiments={REAL}", "scale=desk", *SIZE, "slurm.cpus_per_task=4")
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +22,20 @@ def sweep(slurm_cluster, tracking_server, tmp_path_factory):
     application = SamViT(slurm_cluster, tmp_path_factory.mktemp("sweep"))
     arguments = (*ARGUMENTS, f"tracking.uri={tracking_server.uri}")
     process = application.start(*arguments)
-    slurm_cluster.wait_until(lambda: application.begun("outputs") > STEPS, 120, "training")
+
+    def held(step: int) -> list[Path]:
+        return list(application.outputs.rglob(f"held-{step}"))
+
+    application.wait_for(process, lambda: len(held(BEFORE)) == 2, "a run trains on each node")
     tracking_server.stop()
-    time.sleep(OUTAGE_S)
+    stopped = time.monotonic()
+    for path in held(BEFORE):
+        path.with_name(f"{path.name}.go").touch()
+    application.wait_for(process, lambda: "training goes on" in application.logs(), "the outage is noticed")
+    application.open()
+    time.sleep(max(0.0, stopped + OUTAGE_S - time.monotonic()))
     tracking_server.start()
-    out, error = process.communicate(timeout=240)
+    out, error = application.output(process)
     assert process.returncode == 0, out + error + application.logs()
     yield application, arguments, out
     application.cancel()
@@ -56,13 +70,16 @@ def test_the_outage_lost_and_doubled_nothing(sweep, tracking_server):
     application, _, _ = sweep
     for path in application.directories():
         Finished(path, tracking_server.database).assert_logged_once(STEPS)
-    noticed = [log for log in application.outputs.glob("slurm/*/*_log.*") if "training goes on" in log.read_text()]
-    assert noticed, "no run was logging during the outage"
 
 
 def test_run_directories_agree_with_the_jobs(sweep):
     application, _, _ = sweep
     (index,) = application.outputs.glob("slurm/*/jobs.json")
-    labels = {row["label"] for row in json.loads(index.read_text())}
-    assert labels == {f"{record['arm']}-s{record['seed']}" for record in application.records()}
+    jobs = {row["label"]: row["job"] for row in json.loads(index.read_text())}
+    assert jobs.keys() == {f"{record['arm']}-s{record['seed']}" for record in application.records()}
+    for path in application.directories():
+        record = json.loads((path / "run.json").read_text())
+        job = jobs[f"{record['arm']}-s{record['seed']}"]
+        assert {log.name for log in (path / "slurm").iterdir()} == {f"{job}_0_log.{end}" for end in ("out", "err")}
+        assert f"{record['arm']}, seed {record['seed']}" in (path / "slurm" / f"{job}_0_log.out").read_text()
     assert list(application.outputs.rglob("*.tmp")) == []

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -232,6 +233,37 @@ def test_a_restarted_job_starts_over_only_once(monkeypatch, restarts, status, ex
     if restarts is not None:
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
     assert environment.has_started_over({"status": status}) is expected
+
+
+def in_step(monkeypatch, restarts):
+    names = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_RESTART_COUNT": restarts}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_follower_goes_on_once_the_first_process_of_this_very_start_trains(tmp_path, monkeypatch):
+    directory = RunDirectory(tmp_path, "p", "f" * 64)
+    in_step(monkeypatch, "0")
+    directory.update(status="RUNNING", stretch=environment.stretch())
+    assert environment.wait_for_first(directory, force=False)["status"] == "RUNNING"
+    in_step(monkeypatch, "1")
+    with pytest.raises(CurvatureError, match="has not begun to train"):
+        environment.wait_for_first(directory, force=False, patience_s=0.2, poll_s=0.05)
+    directory.update(status="FINISHED")
+    assert environment.wait_for_first(directory, force=False, patience_s=0.2)["status"] == "FINISHED"
+    with pytest.raises(CurvatureError, match="has not begun to train"):
+        environment.wait_for_first(directory, force=True, patience_s=0.2, poll_s=0.05)
+    timer = threading.Timer(0.3, lambda: directory.update(status="RUNNING", stretch=environment.stretch()))
+    timer.start()
+    assert environment.wait_for_first(directory, force=True, poll_s=0.05)["status"] == "RUNNING"
+    timer.join()
+
+
+def test_without_a_cluster_a_follower_is_started_by_the_first_process(tmp_path, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment.stretch() is None
+    assert environment.wait_for_first(RunDirectory(tmp_path, "p", "f" * 64), force=False) == {}
 
 
 def test_start_of_the_command_line_stays_free_of_torch_and_submitit():

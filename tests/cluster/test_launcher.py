@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from slurm_harness import PATIENCE_S
 
 from curvature.cluster.outcome import JobFailed
 from curvature.cluster.submission import SubmittedJob
@@ -43,10 +44,11 @@ def test_sweep_is_one_array_and_a_repeat_submits_nothing(demo, slurm_cluster):
 
 
 def test_submit_only_returns_before_the_jobs_end(demo, slurm_cluster):
-    (job,) = demo.submit("steps=60", "arm=later", "seed=7")
-    assert demo.records() == [] or demo.records()[0]["status"] == "RUNNING"
+    (job,) = demo.submit("hold=2", "arm=later", "seed=7")
     details = slurm_cluster.details(job)
+    assert details["JobState"] in ("PENDING", "RUNNING")
     assert details["JobName"] == "demo-later-s7"
+    demo.open()
     slurm_cluster.wait_until(lambda: [r["status"] for r in demo.records()] == ["FINISHED"], what="the run to finish")
 
 
@@ -105,8 +107,8 @@ class Terminal:
             command = demo.command(*overrides)
             os.execve(command[0], command, environment)
 
-    def expect(self, words, timeout=40):
-        deadline = time.monotonic() + timeout
+    def expect(self, words):
+        deadline = time.monotonic() + PATIENCE_S
         while words not in self.text:
             assert time.monotonic() < deadline, f"no {words!r} in {self.text[-2000:]}"
             if select.select([self.descriptor], [], [], 0.2)[0]:
@@ -129,10 +131,11 @@ class Terminal:
 
 
 def test_live_table_and_cancel_on_ctrl_c(demo, slurm_cluster):
-    terminal = Terminal(demo, "variant=a,b", "steps=1000")
+    terminal = Terminal(demo, "variant=a,b", "hold=2")
     terminal.expect("arm and seed")
     terminal.expect("0 pending, 2 running, 0 done, 0 failed")
     terminal.expect("variant=b-s0")
+    slurm_cluster.wait_until(lambda: len(demo.held()) == 2, what="both runs")
     terminal.interrupt()
     terminal.expect("[c]ancel")
     terminal.type("c\n")
@@ -145,21 +148,23 @@ def test_live_table_and_cancel_on_ctrl_c(demo, slurm_cluster):
 
 
 def test_ctrl_c_can_leave_the_jobs(demo, slurm_cluster):
-    terminal = Terminal(demo, "steps=100")
+    terminal = Terminal(demo, "hold=2")
     terminal.expect("1 running")
     terminal.interrupt()
     terminal.expect("[l]eave")
     terminal.type("l\n")
     assert terminal.exit_code() == 0
     assert slurm_cluster("squeue", "-h", "-j", *demo.arrays())
-    slurm_cluster.wait_until(lambda: demo.records()[0]["status"] == "FINISHED", what="the run to finish")
+    demo.open()
+    slurm_cluster.wait_until(lambda: [r["status"] for r in demo.records()] == ["FINISHED"], what="the run to finish")
 
 
 def test_ctrl_c_without_a_terminal_leaves_the_jobs(demo, slurm_cluster):
-    process = demo.start("steps=60")
-    slurm_cluster.wait_until(demo.records, what="the start")
+    process = demo.start("hold=2")
+    slurm_cluster.wait_until(demo.held, what="the start")
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    demo.output(process)
+    assert process.returncode == 0
     assert slurm_cluster("squeue", "-h", "-j", *demo.arrays())
 
 

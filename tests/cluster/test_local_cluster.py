@@ -46,6 +46,21 @@ def test_unknown_account_is_refused(slurm_cluster):
     assert "Invalid account" in done.stderr
 
 
+def test_daemon_that_cannot_start_is_named_with_its_log(own_cluster):
+    cluster = own_cluster
+    os.kill(cluster.status()["daemons"]["slurmctld"]["pid"], signal.SIGKILL)
+    configuration = cluster.directory / "slurm.conf"
+    original = configuration.read_text()
+    configuration.write_text(original.replace("SelectType=select/cons_tres", "SelectType=select/nonsense"))
+    command = [sys.executable, TOOL, "up", "--directory", str(cluster.directory)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    configuration.write_text(original)
+    assert done.returncode == 1
+    assert "slurmctld" in done.stderr
+    assert "select/nonsense" in done.stderr
+    cluster(*command)
+
+
 def test_up_repairs_and_down_leaves_nothing(own_cluster):
     cluster, directory = own_cluster, own_cluster.directory
     job = cluster.sbatch("--output=/dev/null", "--wrap", "sleep 1000")
@@ -103,17 +118,3 @@ def test_up_refuses_a_directory_that_is_not_its_own(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     subprocess.run([sys.executable, TOOL, "down", "--directory", tmp_path], check=True)
     assert (tmp_path / "thesis.tex").exists()
-
-
-def test_daemon_that_cannot_start_is_named_with_its_log(own_cluster):
-    cluster = own_cluster
-    os.kill(cluster.status()["daemons"]["slurmctld"]["pid"], signal.SIGKILL)
-    configuration = cluster.directory / "slurm.conf"
-    original = configuration.read_text()
-    configuration.write_text(original.replace("SelectType=select/cons_tres", "SelectType=select/nonsense"))
-    command = [sys.executable, TOOL, "up", "--directory", str(cluster.directory)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    configuration.write_text(original)
-    assert done.returncode == 1
-    assert "slurmctld" in done.stderr
-    assert "select/nonsense" in done.stderr

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import hydra
+from hold import hold
 from omegaconf import DictConfig
 
 from curvature.callbacks import interrupt
@@ -41,8 +42,11 @@ def count(cfg: DictConfig, directory: Path) -> float:
     with (directory / "attempts.txt").open("a") as stream:
         print(first, *sys.argv[1:], file=stream)
     for step in range(first, cfg.steps):
+        if step == cfg.hold:
+            hold(directory / "held", Path(cfg.outputs) / "open")
         reason = interrupt.stop_requested()
         if reason is not None:
+            (directory / "saving").touch()
             time.sleep(cfg.save_s)
             write_atomically(checkpoint, json.dumps({"step": step}))
             raise interrupt.Interrupted(reason, step)
