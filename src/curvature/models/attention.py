@@ -1,6 +1,7 @@
 """What the class token of a vision transformer attends to."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,13 @@ def class_attention(model: nn.Module, images: Tensor) -> Tensor:
         raise ConfigError("model", type(model).__name__, "a vision transformer with a class token")
     from timm.utils import AttentionExtract
 
-    network = copy.deepcopy(model)
+    network: Any = copy.deepcopy(model)
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
     found = AttentionExtract(network, names=["*attn.attn_drop"], method="hook")(images)
     last: Tensor = list(found.values())[-1]
-    return last[:, :, 0, network.num_prefix_tokens :]  # type: ignore[misc]
+    return last[:, :, 0, network.num_prefix_tokens :]
 
 
 def entropy(attention: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from curvature.callbacks.subspaces import grassmann_head
-from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 from curvature.models.heads import MetricHead
+from curvature.training.batches import drawn_from
 from curvature.training.classifier import Classifier
 from curvature.training.losses import SigmoidLoss
 
@@ -96,9 +96,8 @@ class GrassmannClassifier(Classifier):
     def _mixed(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.mixing is None:
             return inputs, labels
-        devices = [inputs.device] if inputs.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive("mixing", self.mixing_seed, self.trainer.global_step, self.trainer.global_rank))
+        step, rank = self.trainer.global_step, self.trainer.global_rank
+        with drawn_from("mixing", self.mixing_seed, step, rank, device=inputs.device):
             mixed: tuple[torch.Tensor, torch.Tensor] = self.mixing(inputs, labels)
         return mixed
 

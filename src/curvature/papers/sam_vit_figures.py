@@ -27,6 +27,7 @@ METRICS = {
     "test/accuracy": "test accuracy",
     "test/corrupted_accuracy": "corrupted accuracy",
 }
+IMAGES, RADIUS, POINTS = 256, 1.0, 21
 TOKEN = ["model=vit_desk", "model.pool=token", "model.patch_size=2", "callbacks.measures=null"]
 
 
@@ -54,8 +55,10 @@ def trained(cfg: DictConfig) -> tuple[torch.nn.Module, Any]:
 def draw_arms(runs: Sequence[PlannedRun], results: Any, path: Path) -> None:
     """Points are seeds, bars means; one panel for each metric."""
     plt = pyplot()
-    figure, panels = plt.subplots(1, len(METRICS), figsize=(3.2 * len(METRICS), 3.2), layout="constrained")
-    for panel, (metric, label) in zip(panels, METRICS.items(), strict=True):
+    figure, panels = plt.subplots(
+        1, len(METRICS), figsize=(3.2 * len(METRICS), 3.2), layout="constrained", squeeze=False
+    )
+    for panel, (metric, label) in zip(panels[0], METRICS.items(), strict=True):
         for place, short in enumerate(ARCHITECTURES):
             for shift, kind, colour in ((-0.2, "base", "tab:gray"), (0.2, "sam", "tab:blue")):
                 arm = [run for run in runs if run.arm == f"{short}-{kind}"]
@@ -80,7 +83,7 @@ def draw_arms(runs: Sequence[PlannedRun], results: Any, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_landscape(outputs: str, path: Path, images: int = 256, radius: float = 1.0, points: int = 21) -> None:
+def draw_landscape(overrides: Sequence[str], path: Path) -> None:
     """Loss of both arms of each architecture, seed 0, on one grid and one colour scale."""
     from curvature.hessian.landscape import loss_surface
 
@@ -89,10 +92,10 @@ def draw_landscape(outputs: str, path: Path, images: int = 256, radius: float = 
     levels = np.linspace(0.0, 6.0, 25)
     for column, (short, name) in enumerate(ARCHITECTURES.items()):
         for row, (optimizer, label) in enumerate((("adamw", "AdamW"), ("sam", "SAM"))):
-            cfg = composed([f"model={short}_desk", f"optimizer={optimizer}", f"outputs={outputs}"])
+            cfg = composed([f"model={short}_desk", f"optimizer={optimizer}", *overrides])
             model, data = trained(cfg)
-            batches = [(inputs.double(), labels) for inputs, labels in data.measurement_batches(images)]
-            axis, losses = loss_surface(model, torch.nn.CrossEntropyLoss(), batches, radius, points)
+            batches = [(inputs.double(), labels) for inputs, labels in data.measurement_batches(IMAGES)]
+            axis, losses = loss_surface(model, torch.nn.CrossEntropyLoss(), batches, RADIUS, POINTS)
             panel = panels[row][column]
             shown = panel.contourf(axis, axis, losses.T.clamp(max=6.0), levels=levels, cmap="viridis")
             panel.set_title(f"{name}, {label}")
@@ -101,7 +104,7 @@ def draw_landscape(outputs: str, path: Path, images: int = 256, radius: float = 
     figure.savefig(path, dpi=110)
 
 
-def draw_attention(outputs: str, path: Path, images: int = 8) -> None:
+def draw_attention(overrides: Sequence[str], path: Path, images: int = 8) -> None:
     """Mean attention of the heads of the last block over test images, base above SAM; entropies in the titles."""
     from curvature.engine import run
     from curvature.models.attention import class_attention, entropy
@@ -110,7 +113,7 @@ def draw_attention(outputs: str, path: Path, images: int = 8) -> None:
     figure, panels = plt.subplots(3, images, figsize=(1.3 * images, 4.6), layout="constrained")
     for row, (optimizer, label) in enumerate((("adamw", "AdamW"), ("sam", "SAM")), start=1):
         arm = "vit-token-sam" if optimizer == "sam" else "vit-token-base"
-        cfg = composed([*TOKEN, f"optimizer={optimizer}", f"arm={arm}", f"outputs={outputs}"])
+        cfg = composed([*overrides, *TOKEN, f"optimizer={optimizer}", f"arm={arm}"])
         run(cfg)
         model, data = trained(cfg)
         ((pictures, _),) = data.measurement_batches(images, "test")
@@ -151,8 +154,8 @@ def main(arguments: Sequence[str]) -> None:
     runs = plan(claims, claims.select(["C2"]), lambda line: composed(line), list(arguments))
     results = collect(runs, Path(cfg.outputs), cfg.paper, cfg.tracking.uri)
     draw_arms(runs, results, file.with_name("arms.png"))
-    draw_landscape(cfg.outputs, file.with_name("landscape.png"))
-    draw_attention(cfg.outputs, file.with_name("attention.png"))
+    draw_landscape(arguments, file.with_name("landscape.png"))
+    draw_attention(arguments, file.with_name("attention.png"))
 
 
 if __name__ == "__main__":
