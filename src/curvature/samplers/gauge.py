@@ -8,7 +8,7 @@ it is (``div (A grad p) = 0``), and changes the Jacobian of the flow.
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -70,10 +70,11 @@ class GaugedScore:
         divergence = self.strength * torch.einsum("ij,bji->b", self.rotation, self.target.hessian(x, 1.0, t))
         return divergence + (self.remainder(x, t) * self.score(x, t)).sum(-1)
 
-    def asymmetry(self, x: Tensor, t: float) -> Tensor:
-        """(N,): ``||J - J^T|| / ||J||`` of the field; zero for a gradient."""
-        jacobian = self.field_and_jacobian(x, t)[1]
-        return (jacobian - jacobian.mT).norm(dim=(1, 2)) / jacobian.norm(dim=(1, 2))
+
+def asymmetry(field: "Field", x: Tensor, t: float) -> Tensor:
+    """(N,): ``||J - J^T|| / ||J||`` of the field; zero for a gradient."""
+    jacobian = field.field_and_jacobian(x, t)[1]
+    return (jacobian - jacobian.mT).norm(dim=(1, 2)) / jacobian.norm(dim=(1, 2))
 
 
 class Flow(NamedTuple):
@@ -86,7 +87,18 @@ class Flow(NamedTuple):
     slopes: Tensor
 
 
-def reverse_flow(field: GaugedScore, noise: Tensor, start: float, end: float, steps: int, tail: int = 20) -> Flow:
+class Field(Protocol):
+    """What a flow follows: a model of grad log p_t of ``target``."""
+
+    @property
+    def target(self) -> GaussianMixture:
+        """Clean law."""
+
+    def field_and_jacobian(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """Field (N, d) and its Jacobian (N, d, d) at x (N, d)."""
+
+
+def reverse_flow(field: Field, noise: Tensor, start: float, end: float, steps: int, tail: int = 20) -> Flow:
     """Carry x_T with its Jacobian and log-density from t = ``start`` down to ``end``.
 
     Classical Runge-Kutta steps of fourth order on a grid uniform in log t; ``dY/dt = (grad v) Y`` and

@@ -5,13 +5,16 @@ from torch import Tensor
 
 from curvature.samplers.distances import gaussian_w2, median_bandwidth, mmd, sliced_w2
 from curvature.samplers.gauge import (
+    Flow,
     GaugedScore,
+    asymmetry,
     dimension_by_slope,
     dimension_by_threshold,
     gradient_part,
     reverse_flow,
 )
 from curvature.samplers.manifolds import antisymmetric, manifold
+from curvature.samplers.score_nets import fit_score
 from curvature.samplers.targets import GaussianMixture, ring
 
 START = 20.0
@@ -76,7 +79,7 @@ def exactness_facts(seed: int, points: int = 1000, end: float = 0.1, steps: int 
             f"density/{name}": float((flow.log_density - law.log_prob(flow.samples)).abs().max()),
             f"mmd/{name}": mmd(flow.samples, law, width),
             f"sliced_w2/{name}": sliced_w2(flow.samples, law),
-            f"asymmetry/{name}": float(field.asymmetry(flow.samples, end).median()),
+            f"asymmetry/{name}": float(asymmetry(field, flow.samples, end).median()),
         }
     return metrics
 
@@ -105,16 +108,59 @@ def dimension_facts(
     metrics: dict[str, float] = {}
     for label, c in (("plain", 0.0), ("gauge", strength)):
         flow = reverse_flow(GaugedScore(chosen.target, chosen.rotation, c), noise, START, end, steps)
-        values = torch.linalg.svdvals(flow.jacobian)
-        metrics |= {
-            f"slope_id/{label}": float((dimension_by_slope(flow) == chosen.dim).double().mean()),
-            f"threshold_id/{label}": float((dimension_by_threshold(flow) == chosen.dim).double().mean()),
-            f"spread/{label}": float((values[:, 0] / values[:, chosen.dim - 1]).median()),
+        metrics |= _dimension(flow, chosen.dim, label) | {
             f"sliced_w2/{label}": sliced_w2(flow.samples, law),
             f"density/{label}": float((flow.log_density - law.log_prob(flow.samples)).abs().max()),
         }
-        medians = flow.slopes.median(0).values.tolist()
-        metrics |= {f"slope/{label}/{index + 1}": value for index, value in enumerate(medians)}
+    return metrics
+
+
+def trained_facts(
+    seed: int,
+    name: str,
+    ambient: int = 0,
+    points: int = 100,
+    end: float = 0.12,
+    steps: int = 100,
+    training: int = 3000,
+) -> dict[str, float]:
+    """Networks instead of exact scores: a free field and a conservative one, trained alike on a curved target (G7).
+
+    Args:
+        seed: of training and of the points.
+        name, ambient: of the manifold.
+        points: that are carried along the flow; as many from the law are used for residuals.
+        end: time at which the flow ends.
+        steps: of the flow.
+        training: optimiser steps.
+
+    Returns:
+        With the labels ``free`` and ``conservative`` the metrics of :func:`dimension_facts`, but ``density/<label>``
+        as a median, and ``asymmetry/<label>``; ``remainder/<label>``: ``E||r||^2 / E||s||^2`` for r = model - s at
+        ``end``; ``residual/<label>``: root mean square of ``div r + r . s`` over that of ``||s||^2``, likewise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = manifold(name, ambient)
+    law = chosen.target.noised(1.0, end)
+    noise = chosen.target.noised(1.0, START).sample(points, generator)
+    there = law.sample(points, generator)
+    score, hessian = chosen.target.score(there, 1.0, end), chosen.target.hessian(there, 1.0, end)
+    squared = score.square().sum(1)
+    metrics: dict[str, float] = {}
+    for label in ("free", "conservative"):
+        field = fit_score(chosen.target, label == "conservative", seed, START, end, training)
+        flow = reverse_flow(field, noise, START, end, steps)
+        value, jacobian = field.field_and_jacobian(there, end)
+        divergence = (jacobian - hessian).diagonal(dim1=1, dim2=2).sum(-1)
+        residual = divergence + ((value - score) * score).sum(1)
+        error = (flow.log_density - law.log_prob(flow.samples)).abs()
+        metrics |= _dimension(flow, chosen.dim, label) | {
+            f"sliced_w2/{label}": sliced_w2(flow.samples, law),
+            f"density/{label}": float(error.median()),
+            f"asymmetry/{label}": float(asymmetry(field, there, end).median()),
+            f"remainder/{label}": float((value - score).square().sum(1).mean() / squared.mean()),
+            f"residual/{label}": float((residual.square().mean() / squared.square().mean()).sqrt()),
+        }
     return metrics
 
 
@@ -136,6 +182,17 @@ def gaussian_facts(seed: int) -> dict[str, float]:
         "gaussian/singular_value_change": float((values[1] / values[0] - 1).abs().max()),
         "gaussian/w2": gaussian_w2(target.mean, wanted, target.mean, carried.mean(0)),
     }
+
+
+def _dimension(flow: Flow, dim: int, label: str) -> dict[str, float]:
+    values = torch.linalg.svdvals(flow.jacobian)
+    metrics = {
+        f"slope_id/{label}": float((dimension_by_slope(flow) == dim).double().mean()),
+        f"threshold_id/{label}": float((dimension_by_threshold(flow) == dim).double().mean()),
+        f"spread/{label}": float((values[:, 0] / values[:, dim - 1]).median()),
+    }
+    medians = flow.slopes.median(0).values.tolist()
+    return metrics | {f"slope/{label}/{index + 1}": value for index, value in enumerate(medians)}
 
 
 def _standard_errors(values: Tensor) -> float:
