@@ -278,3 +278,24 @@ def test_scoring_never_leaves_the_device():
     layer = torch.zeros(6, dtype=torch.int64, device="meta")
     assert lowest(scores, layer, torch.zeros(6, dtype=torch.bool, device="meta"), 3, 2).shape == (6,)
     assert SearchSpace(nn.Module(), [NodeGroup("a", 0, 2, ()), NodeGroup("b", 2, 1, ())]).layer.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.05}])
+def test_masked_gradients_move_what_is_left_as_sgd_does(options):
+    """Removed rows do not interact with the others in a bias-free linear map, so these move as under plain SGD."""
+    torch.manual_seed(0)
+    ours, theirs = (nn.Linear(5, 6, bias=False).double() for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    left = HESSO(
+        rows_as_groups(ours), lr=0.05, target_group_sparsity=0.5, pruning_steps=6, pruning_periods=3, **options
+    )
+    right = torch.optim.SGD(theirs.parameters(), lr=0.05, **options)
+    for step in range(30):
+        x = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        for model, optimizer in ((ours, left), (theirs, right)):
+            optimizer.zero_grad()
+            (model(x) - 1.0).square().sum(1).mean().backward()
+            optimizer.step()
+    assert left.pruned.sum() == 3
+    torch.testing.assert_close(ours.weight[~left.pruned], theirs.weight[~left.pruned], atol=1e-13, rtol=0)
+    assert (ours.weight[left.pruned] == 0).all()

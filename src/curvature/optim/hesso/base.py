@@ -15,7 +15,7 @@ DIRECTIONS = ("variant", "raw")
 
 
 def base_optimizer(variant: str, params: Iterable[Any], adam: str = "torch", **options: Any) -> Optimizer:
-    """``torch.optim.SGD``, ``Adam`` or ``AdamW``, or with ``adam="oto"`` the released code's Adam.
+    """SGD, ``torch.optim.Adam`` or ``AdamW``, or with ``adam="oto"`` the released code's Adam.
 
     Args:
         variant: one of ``sgd``, ``adam``, ``adamw``.
@@ -31,10 +31,73 @@ def base_optimizer(variant: str, params: Iterable[Any], adam: str = "torch", **o
     if adam not in ADAMS:
         raise ConfigError("optimizer.adam", adam, f"one of {', '.join(ADAMS)}")
     if variant == "sgd":
-        return SGD(params, **options)
+        return MaskedSGD(params, **options)
     if adam == "oto":
         return OTOAdam(params, decoupled=variant == "adamw", **options)
     return (AdamW if variant == "adamw" else Adam)(params, **options)
+
+
+class MaskedSGD(SGD):
+    """``torch.optim.SGD`` until slices are masked; then gradients enter through the mask.
+
+    What is zero stays zero at no cost in memory traffic, which is what a plain SGD step consists of: setting it to zero
+    again after every step would take half as long as the step.
+
+    Attributes:
+        masks: parameter -> factors that broadcast to it, 0 where it is removed and 1 elsewhere.
+
+    Raises:
+        ConfigError: Nesterov momentum or maximisation.
+    """
+
+    def __init__(self, params: Iterable[Any], **options: Any) -> None:
+        super().__init__(params, **options)
+        for key in ("nesterov", "maximize"):
+            if any(group[key] for group in self.param_groups):
+                raise ConfigError(f"optimizer.{key}", True, "false")
+        self.masks: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    def mask(self, masks: dict[Tensor, Tensor]) -> None:
+        """Use ``masks`` from now on, and forget the momentum of what they remove."""
+        self.masks = masks
+        for p, keep in masks.items():
+            if (buffer := self.state.get(p, {}).get("momentum_buffer")) is not None:
+                buffer.mul_(keep)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update; returns what ``closure`` returns."""
+        if not self.masks:
+            return super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._move(p, group)
+        return loss
+
+    def _move(self, p: Tensor, group: dict[str, Any]) -> None:
+        g, keep, lr = _gradient(p, group), self.masks.get(p), float(group["lr"])
+        if not group["momentum"]:
+            _add(p, g, keep, -lr)
+            return
+        buffer = self.state[p].get("momentum_buffer")
+        if buffer is None:
+            buffer = self.state[p]["momentum_buffer"] = torch.clone(g if keep is None else g * keep).detach()
+        else:
+            _add(buffer.mul_(group["momentum"]), g, keep, 1 - group["dampening"])
+        p.add_(buffer, alpha=-lr)
+
+
+def _add(target: Tensor, g: Tensor, keep: Tensor | None, factor: float) -> None:
+    if keep is None:
+        target.add_(g, alpha=factor)
+    else:
+        target.addcmul_(g, keep, value=factor)
 
 
 class OTOAdam(Optimizer):
@@ -122,7 +185,7 @@ def update_direction(optimizer: Optimizer, p: Tensor, group: dict[str, Any], raw
 
 def known(optimizer: Optimizer) -> bool:
     """Whether :func:`update_direction` knows how ``optimizer`` moves."""
-    return type(optimizer) in (SGD, Adam, AdamW, OTOAdam)
+    return type(optimizer) in (SGD, MaskedSGD, Adam, AdamW, OTOAdam)
 
 
 def _gradient(p: Tensor, group: dict[str, Any]) -> Tensor:

@@ -154,13 +154,13 @@ class HESSOCRIC(HESSO):
             case "hybrid":
                 self.base.step()
                 t, steps = sampling["t"], self.hybrid_steps
-                pruner.finish((steps - t - 1) / (steps - t), closes=t == steps - 1)
+                self._finish((steps - t - 1) / (steps - t), closes=t == steps - 1)
                 sampling["t"] = t + 1
                 if t == steps - 1:
                     sampling["phase"] = "frozen"
             case _:
                 self.base.step()
-                pruner.finish(None, closes=False)
+                self._finish(None, closes=False)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

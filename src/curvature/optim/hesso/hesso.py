@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from curvature.errors import ConfigError
-from curvature.optim.hesso.base import DIRECTIONS, base_optimizer, update_direction
+from curvature.optim.hesso.base import DIRECTIONS, MaskedSGD, base_optimizer, update_direction
 from curvature.optim.hesso.pruner import GroupPruner
 from curvature.pruning.space import SearchSpace
 
@@ -115,8 +115,18 @@ class HESSO(Optimizer):
         if moment.opens:
             self.pruner.choose(moment, self.directions())
         self.base.step()
-        self.pruner.finish(moment.factor, moment.closes)
+        self._finish(moment.factor, moment.closes)
         return loss
+
+    def _finish(self, factor: float | None, closes: bool) -> None:
+        masked = isinstance(self.base, MaskedSGD)
+        self.pruner.finish(factor, closes, hold=not masked)
+        if closes and masked:
+            self._mask()
+
+    def _mask(self) -> None:
+        if isinstance(self.base, MaskedSGD) and self.pruner.state["any_pruned"]:
+            self.base.mask(self.pruner.masks())
 
     def directions(self) -> list[Tensor]:
         """Update direction of every member of the pruner's layout."""
@@ -137,6 +147,7 @@ class HESSO(Optimizer):
         self._share()
         self.pruner.load_state(self.state[STATE])  # type: ignore[index]
         self.state[STATE] = self.pruner.state  # type: ignore[index]
+        self._mask()
 
 
 def _parameter_groups(space: SearchSpace, lr: float, factors: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -62,11 +62,17 @@ class GroupLayout:
     @torch.no_grad()
     def scale_(self, factors: Tensor) -> None:
         """Multiply every slice, auxiliary ones included, by its group's factor (G,); zero is exact."""
+        for p, view in self.views(factors):
+            p.mul_(view)
+
+    def views(self, factors: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(parameter, factors that broadcast to it): each slice's of ``factors`` (G,), and 1 outside of groups."""
         padded = torch.cat([factors, factors.new_ones(1)])
+        found = []
         for p, dim, owner in self.touched:
-            per_entry = padded[self._on(owner, p.device)]
             shape = [-1 if axis == dim else 1 for axis in range(p.ndim)]
-            p.mul_(per_entry.to(p.dtype).view(shape))
+            found.append((p, padded[self._on(owner, p.device)].to(p.dtype).view(shape)))
+        return found
 
     def rows(self, mask: Tensor) -> list[tuple[Tensor, int, Tensor]]:
         """(parameter, dim, indices) of the slices of the groups in ``mask`` (G,) bool; for CPU tensors."""

@@ -133,12 +133,13 @@ class GroupPruner:
         self._rows.pop("active", None)
 
     @torch.no_grad()
-    def finish(self, factor: float | None, closes: bool) -> None:
+    def finish(self, factor: float | None, closes: bool, hold: bool = True) -> None:
         """After the update: shrink the active slices, keep the pruned ones at zero.
 
         Args:
             factor: of the active slices; None leaves them.
             closes: the active groups are pruned from now on.
+            hold: set the pruned slices to zero again; unnecessary if the update does not move them.
         """
         self._to_device()
         state = self.state
@@ -146,9 +147,9 @@ class GroupPruner:
         if self.layout.device.type == "cpu":
             if shrinking:
                 self._fill("active", factor)
-            if state["any_pruned"]:
+            if state["any_pruned"] and hold:
                 self._fill("pruned", 0.0)
-        elif shrinking or state["any_pruned"]:
+        elif shrinking or (state["any_pruned"] and hold):
             factors = (~state["pruned"]).to(self.layout.dtype)
             if shrinking:
                 factors = torch.where(state["active"], factors * factor, factors)
@@ -158,6 +159,13 @@ class GroupPruner:
             state["active"] = torch.zeros_like(state["active"])
             state["any_pruned"], state["any_active"] = True, False
             self._rows.clear()
+
+    def masks(self) -> dict[Tensor, Tensor]:
+        """Parameter -> factors that broadcast to it: 0 on pruned slices, 1 elsewhere; of parameters with slices."""
+        found: dict[Tensor, Tensor] = {}
+        for p, keep in self.layout.views((~self.state["pruned"]).to(self.layout.dtype)):
+            found[p] = found[p] * keep if p in found else keep
+        return found
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state``, which an equal pruner had.
