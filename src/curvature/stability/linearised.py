@@ -79,6 +79,11 @@ class LinearisedSGD:
         """Number of non-zero eigenvalues."""
         return len(self.eigenvalues)
 
+    @property
+    def gradients(self) -> np.ndarray:
+        """Output gradients (n, rank) in the eigenbasis of the Gauss-Newton matrix, in which nothing is stationary."""
+        return np.sqrt(self.samples) * self._coordinates
+
     @cached_property
     def sharpness(self) -> Sharpness:
         """Trace, Frobenius norm and largest eigenvalue of the Gauss-Newton matrix."""

@@ -42,20 +42,17 @@ def almost_sure_exponent(
         raise ConfigError("steps", steps, f"at least {10 * BLOCKS}")
     if not sgd.rank:
         raise ConfigError("gram", "zero", "a matrix with a positive eigenvalue")
-    samples = sgd.samples
-    columns = np.ascontiguousarray((eta / batch_size * samples * sgd.gram).T)
-    order = batch_order(seed, 0, steps, samples, batch_size, replacement).numpy()
-    residuals = sgd.basis @ np.random.default_rng([seed, 4]).standard_normal(sgd.rank)
+    rows = sgd.gradients
+    order = batch_order(seed, 0, steps, sgd.samples, batch_size, replacement).numpy()
+    theta = np.random.default_rng([seed, 4]).standard_normal(sgd.rank)
     logs = np.empty(steps)
     for step, batch in enumerate(order):
-        if batch_size == 1:
-            residuals -= residuals[batch[0]] * columns[batch[0]]
-        else:
-            residuals -= residuals[batch] @ columns[batch]
-        length = np.sqrt(residuals @ residuals)
+        chosen = rows[batch]
+        theta -= eta / batch_size * (chosen @ theta) @ chosen
+        length = np.sqrt(theta @ theta)
         if not length > 0:
             return Estimate(-np.inf, 0.0)
         logs[step] = length
-        residuals /= length
+        theta /= length
     blocks = np.array([block.mean() for block in np.array_split(np.log(logs[steps // 10 :]), BLOCKS)])
     return Estimate(float(blocks.mean()), float(blocks.std(ddof=1) / np.sqrt(BLOCKS)))
