@@ -1,14 +1,18 @@
 """Image folders in ImageNet's layout, and its robustness sets, on small pictures in the real directory structures."""
 
 import json
+from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from data_support import class_folders
 
 from curvature.data.folders import ImageFolderDataModule
 from curvature.data.robustness import CORRUPTIONS, SEVERITIES
 from curvature.errors import ConfigError
+from curvature.optim.schedules import constant
+from curvature.training.classifier import Classifier
 
 CLASSES = ["n01", "n02", "n03"]
 OPTIONS = {"num_classes": 3, "image_shape": [3, 6, 6], "batch_size": 6, "val_size": 3, "name": "imagenet"}
@@ -99,3 +103,35 @@ def test_classes_that_differ_between_splits_are_refused(root):
     class_folders(root / "imagenet" / "val", ["n04"], 1)
     with pytest.raises(ConfigError, match="n04"):
         build(root)
+
+
+class AlwaysFirst(torch.nn.Module):
+    """Logits of a network that sees the first of three classes in every picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor([1.0, 0.0, 0.0]))
+
+    def forward(self, images):
+        return self.bias.expand(len(images), 3)
+
+
+def test_corrupted_accuracy_is_that_of_imagenet_c_and_every_set_is_reported(root):
+    for corruption in CORRUPTIONS:
+        for severity in SEVERITIES:
+            class_folders(root / "imagenet-c" / corruption / str(severity), ["n01", "n02"], 1)
+    class_folders(root / "imagenet-r", ["n01"], 2)
+    class_folders(root / "imagenetv2-matched-frequency", ["0", "1", "2"], 1)
+    module = build(root, robustness=["imagenet_r", "imagenet_c", "imagenet_v2"])
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    classifier = Classifier(AlwaysFirst(), optimizer, constant, num_classes=3, max_steps=1)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    trainer.test(classifier, datamodule=module, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert metrics["test/corrupted_accuracy"] == pytest.approx(1 / 2)
+    assert metrics["test/corrupted/imagenet_c/fog"] == pytest.approx(1 / 2)
+    assert metrics["test/shifted/imagenet_r"] == pytest.approx(1.0)
+    assert metrics["test/shifted/imagenet_v2"] == pytest.approx(1 / 3)
+    assert metrics["test/accuracy"] == pytest.approx(1 / 3)

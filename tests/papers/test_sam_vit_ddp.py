@@ -48,3 +48,9 @@ def test_two_processes_equal_one_with_the_same_m(tmp_path, alone, options, m):
     first, second = train(tmp_path / "ddp", 2, *options)
     assert distance(first, second) == 0.0
     assert distance(first, alone[m]) < 1e-10
+
+
+def test_groups_of_processes_share_a_perturbation_of_m_images(tmp_path, alone):
+    ranks = train(tmp_path / "ddp", 4, "m=4")
+    assert all(distance(ranks[0], rank) == 0.0 for rank in ranks)
+    assert distance(ranks[0], alone[4]) < 1e-10

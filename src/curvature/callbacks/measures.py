@@ -49,6 +49,13 @@ class Measures(pl.Callback):
         unknown = sorted(set(measures) - set(MEASURES))
         if unknown:
             raise ConfigError("callbacks.measures.measures", unknown, f"some of {', '.join(MEASURES)}")
+        for name, count in (("images", images), ("draws", draws), ("probes", probes)):
+            if count < 1:
+                raise ConfigError(f"callbacks.measures.{name}", count, "an integer >= 1")
+        if not tolerance > 0.0:
+            raise ConfigError("callbacks.measures.tolerance", tolerance, "a number > 0")
+        if not sigmas or not all(sigma >= 0.0 for sigma in sigmas):
+            raise ConfigError("callbacks.measures.sigmas", list(sigmas), "one or more numbers >= 0")
         self.measures, self.images, self.sigmas = tuple(measures), images, tuple(sigmas)
         self.draws, self.probes, self.tolerance = draws, probes, tolerance
         self.every_n_steps = every_n_steps

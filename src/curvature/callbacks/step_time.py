@@ -10,6 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from curvature.errors import ConfigError
+
 
 class StepTime(pl.Callback):
     """Sets ``results["time/step_ms"]``, the mean wall time of a training step (first to last batch, with
@@ -26,6 +28,8 @@ class StepTime(pl.Callback):
     """
 
     def __init__(self, compare: bool = True, repetitions: int = 40, name: str = "time/sam_over_plain") -> None:
+        if repetitions < 1:
+            raise ConfigError("callbacks.step_time.repetitions", repetitions, "an integer >= 1")
         self.compare = compare
         self.repetitions = repetitions
         self.name = name

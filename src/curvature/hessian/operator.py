@@ -14,17 +14,22 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 @contextmanager
 def exact_arithmetic(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autocast, no TF32, and attention by the kernel that has a second derivative."""
+    """Evaluation mode, no autocast, no TF32, and attention by the kernel that has a second derivative.
+
+    TF32 is off in matrix products and in cuDNN's convolutions, whose default it is. All is restored afterwards.
+    """
     training = {module: module.training for module in model.modules()}
-    precision = torch.get_float32_matmul_precision()
+    precision, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     model.eval()
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     device = next(model.parameters()).device.type
     try:
         with torch.autocast(device, enabled=False), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
         for module, mode in training.items():
             module.training = mode
 

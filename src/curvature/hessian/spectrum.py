@@ -1,5 +1,6 @@
 """Largest eigenvalue and trace of the Hessian."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 from curvature.hessian.operator import Batches, exact_arithmetic, hessian
+
+log = logging.getLogger(__name__)
 
 DENSE_BELOW = 25
 STEPS = 20
@@ -21,7 +24,7 @@ class Eigenvalue:
     Attributes:
         value: the Ritz value theta.
         residual: ||H v - theta v|| for its unit Ritz vector v.
-        converged: the residual is below the tolerance times |theta|.
+        converged: the residual is below the tolerance times |theta|; 1e-3 is the default tolerance.
     """
 
     value: float
@@ -40,9 +43,10 @@ def lambda_max(
     """Largest algebraic eigenvalue of the Hessian of the mean loss, or of a diagonal block of it.
 
     ARPACK's implicitly restarted Lanczos iteration, which keeps its basis orthogonal, in Krylov spaces of at least 20
-    dimensions; it stops when the Ritz residual is below ``tolerance`` times the value. Unlike power iteration it does
-    not confuse the largest eigenvalue with the one of largest magnitude. After 100 restarts it gives up: the result is
-    then marked as not converged.
+    dimensions; it stops when the Ritz residual |beta_k s_k|, which is ||H v - theta v|| up to rounding, is below
+    ``tolerance`` times |theta|. Unlike power iteration it does not confuse the largest eigenvalue with the one of
+    largest magnitude. After 100 restarts it gives up. The residual is then measured: if it is not below the tolerance,
+    the result is marked as not converged, and a warning says so.
 
     Args:
         model, criterion, batches, parameters: see :func:`curvature.hessian.operator.hessian`.
@@ -64,12 +68,15 @@ def lambda_max(
             values, vectors = eigsh(linear, k=1, which="LA", ncv=STEPS, tol=tolerance, v0=start, maxiter=RESTARTS)
         except ArpackNoConvergence as error:
             if len(error.eigenvalues) == 0:
+                log.warning("the largest eigenvalue has not converged at all")
                 return Eigenvalue(float("nan"), float("inf"), False)
             values, vectors = error.eigenvalues, error.eigenvectors
         value, vector = float(values[-1]), vectors[:, -1]
         residual = float(np.linalg.norm(matvec.matvec(vector) - value * vector))
-    # ARPACK bounds the residual by tol max(eps^(2/3), |theta|) in exact arithmetic; the factor absorbs rounding.
-    return Eigenvalue(value, residual, residual <= 2.0 * tolerance * max(abs(value), 1e-6))
+    converged = residual <= tolerance * abs(value)
+    if not converged:
+        log.warning("the largest eigenvalue has not converged: %g with a residual of %.1g", value, residual)
+    return Eigenvalue(value, residual, converged)
 
 
 def trace(model: nn.Module, criterion: nn.Module, batches: Batches, probes: int = 64, seed: int = 0) -> float:

@@ -1,6 +1,5 @@
 """Sharpness-aware minimisation around any torch optimiser."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from curvature.optim.passes import Closure, Pass, chunks_of, mean_loss
 from curvature.optim.randomness import GeneratorStates
 
 SCOPES = ("weight", "all")
+LARGEST = torch.finfo(torch.float32).max
 
 
 class SAM(Optimizer):
@@ -315,7 +315,7 @@ class SAM(Optimizer):
 
 def check_number(name: str, value: Any, least: float | None = None, above: float | None = None) -> None:
     """Raise ConfigError for ``optimizer.<name>`` unless ``value`` is finite, >= ``least`` and > ``above``."""
-    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
     if not finite or (least is not None and value < least) or (above is not None and value <= above):
         bound = f">= {least}" if least is not None else f"> {above}"
         raise ConfigError(f"optimizer.{name}", value, f"a finite number {bound}")
