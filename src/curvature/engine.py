@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from curvature import console
+from curvature.arguments import check_arguments
 from curvature.callbacks import interrupt
 from curvature.cluster import environment
 from curvature.errors import CurvatureError
@@ -142,7 +143,11 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
     except BaseException as error:
         status = KILLED if isinstance(error, interrupt.Interrupted | KeyboardInterrupt) else FAILED
         reason = str(error) or type(error).__name__
-        directory.update(status=status, reason=reason)
+        try:
+            directory.update(status=status, reason=reason)
+        except OSError as unwritable:
+            log.error("%s cannot be written: %s", directory.path, unwritable)
+            raise error from None
         tracker.finish(status, timeout_s=cfg.tracking.finish_seconds)
         directory.update(mlflow_run_id=tracker.run_id)
         console.stopped(status, reason, directory.path)
@@ -184,6 +189,8 @@ def _build(cfg: DictConfig) -> _Parts:
         torch.set_float32_matmul_precision(cfg.matmul_precision)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     with _config_errors():
+        for part in ("data", "module", "callbacks"):
+            check_arguments(cfg[part], part)
         datamodule = instantiate(cfg.data)
         datamodule.prepare_data()
         datamodule.setup("fit")
@@ -230,7 +237,7 @@ def _trainer(cfg: DictConfig, parts: _Parts, directory: RunDirectory, tracker: "
                 use_distributed_sampler=False,
                 default_root_dir=str(directory.path),
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise CurvatureError(f"trainer: {error}") from error
 
 
@@ -251,16 +258,18 @@ def _train_and_test(
     parts.datamodule.stream(cfg.max_steps, done)
     # Lightning would convert it only after loading, and round float64 weights to float32 on the way.
     trainer.precision_plugin.convert_module(parts.module)
-    trainer.fit(
-        parts.module,
-        datamodule=parts.datamodule,
-        ckpt_path=str(resume_from) if resume_from else None,
-        weights_only=True if resume_from else None,
-    )
+    with _config_errors():
+        trainer.fit(
+            parts.module,
+            datamodule=parts.datamodule,
+            ckpt_path=str(resume_from) if resume_from else None,
+            weights_only=True if resume_from else None,
+        )
     (checkpoint,) = (item for item in trainer.callbacks if isinstance(item, ResumableCheckpoint))  # type: ignore[attr-defined]
     metrics = checkpoint.metrics | _as_floats(trainer.callback_metrics)
     if getattr(parts.module, "test_step", None) is not None and cfg.test:
-        trainer.test(parts.module, datamodule=parts.datamodule, verbose=False)
+        with _config_errors():
+            trainer.test(parts.module, datamodule=parts.datamodule, verbose=False)
         metrics |= _as_floats(trainer.callback_metrics)
     for callback in parts.callbacks:
         metrics |= _as_floats(getattr(callback, "results", {}))
@@ -293,8 +302,12 @@ def _save_weights(module: "pl.LightningModule", path: Path) -> None:
     import torch
 
     temporary = path.with_suffix(".tmp")
-    torch.save(module.state_dict(), temporary)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(module.state_dict(), stream)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _as_floats(metrics: Any) -> dict[str, float]:

@@ -48,7 +48,7 @@ class RunDirectory:
             record = json.loads((self.path / "run.json").read_text())
         except (OSError, ValueError):
             return {}
-        return record if isinstance(record, dict) else {}
+        return record if _is_record(record) else {}
 
     def update(self, **fields: Any) -> dict[str, Any]:
         """Merge ``fields`` into ``run.json`` atomically; returns the new contents."""
@@ -92,12 +92,22 @@ class RunDirectory:
             lock.release()
 
 
+def _is_record(content: Any) -> bool:
+    if not isinstance(content, dict) or not isinstance(content.get("attempt", 0), int):
+        return False
+    metrics = content.get("metrics", {})
+    return isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader, or a crash at any moment, sees the old contents or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

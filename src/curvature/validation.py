@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from curvature.errors import ConfigError
 
 SCALES = ("smoke", "desk", "lab", "paper")
+PRECISIONS = ("highest", "high", "medium")
 PARTS = ("data", "module")
 
 
@@ -36,6 +37,10 @@ def validate(cfg: DictConfig) -> None:
         _integer("threads", cfg.threads, least=1)
     _devices(cfg.trainer.devices)
     _integer("trainer.num_nodes", cfg.trainer.num_nodes, least=1)
+    _integer("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps, least=1)
+    _interval("trainer.val_check_interval", cfg.trainer.val_check_interval)
+    if cfg.matmul_precision not in (None, *PRECISIONS):
+        raise ConfigError("matmul_precision", cfg.matmul_precision, f"null, or one of {', '.join(PRECISIONS)}")
     _number("lr", cfg.lr, above=0.0)
     _number("weight_decay", cfg.weight_decay, least=0.0)
     for part in PARTS:
@@ -44,7 +49,7 @@ def validate(cfg: DictConfig) -> None:
     outputs = Path(cfg.outputs)
     if outputs.exists() and not outputs.is_dir():
         raise ConfigError("outputs", cfg.outputs, "a directory, or a path where one can be made")
-    if cfg.data_root is not None and not Path(cfg.data_root).is_dir():
+    if cfg.data_root is not None and not (isinstance(cfg.data_root, str) and Path(cfg.data_root).is_dir()):
         raise ConfigError("data_root", cfg.data_root, "an existing directory (also settable as CURVATURE_DATA)")
 
 
@@ -54,6 +59,12 @@ def _devices(value: Any) -> None:
         _integer("trainer.devices", value, least=1)
     elif not value or not all(isinstance(item, int) and item >= 0 for item in value) or len(set(value)) < len(value):
         raise ConfigError("trainer.devices", list(value), "an integer >= 1, or a list of different device numbers")
+
+
+def _interval(key: str, value: Any) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value is not None and not whole and not (isinstance(value, float) and 0.0 < value <= 1.0):
+        raise ConfigError(key, value, "null, an integer >= 1 (steps), or a share of the run above 0 and at most 1")
 
 
 def _integer(key: str, value: Any, least: int, most: int | None = None) -> None:

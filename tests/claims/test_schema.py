@@ -79,6 +79,22 @@ def test_unsafe_yaml_is_not_executed(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"", b"[1, 2]", b"claims: 3", b"paper: {title", b"claims: [3, {id: [1]}]"], ids=repr
+)
+def test_damaged_files_are_named(tmp_path, content):
+    path = tmp_path / "claims.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ClaimsError) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_claims_file_that_is_a_directory_is_named(tmp_path):
+    with pytest.raises(ClaimsError, match="cannot be read"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("experiment", experiments_with_claims())
 def test_committed_claims_files_follow_the_schema(experiment):
     scale, _, paper = experiment.rpartition("/")

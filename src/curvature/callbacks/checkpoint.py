@@ -1,6 +1,7 @@
 """Checkpoints from which a run continues bit for bit."""
 
 import os
+import pickle
 import random
 import zipfile
 from pathlib import Path
@@ -81,7 +82,11 @@ class ResumableCheckpoint(pl.Callback):
         if trainer.is_global_zero:
             self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self.directory / f"{LAST}.tmp"
-        trainer.save_checkpoint(temporary)
+        try:
+            trainer.save_checkpoint(temporary)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         self._saved_step = step
         if not trainer.is_global_zero:
             return
@@ -138,11 +143,14 @@ def restore_generators(states: dict[str, Any]) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether ``path`` is a complete checkpoint archive: every stored checksum holds."""
+    """Whether ``path`` is a complete checkpoint of ours: every stored checksum holds, and it says where the data is."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            if archive.testzip() is not None:
+                return False
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return isinstance(content["curvature"]["batches"], int)
+    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError):
         return False
 
 

@@ -271,6 +271,8 @@ def load(path: Path) -> Claims:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ClaimsError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClaimsError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ClaimsError(f"{path}: not YAML: {error}") from None
     try:

@@ -92,6 +92,10 @@ class ClassificationDataModule(StreamedDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.label_noise, self.label_noise_seed = label_noise, label_noise_seed
         self.corruptions = {name: corrupt for name, corrupt in (corruptions or {}).items() if corrupt is not None}
+        for name, corrupt in self.corruptions.items():
+            if not callable(corrupt):
+                allowed = "a function of images and positions; its config needs _target_ and _partial_: true"
+                raise ConfigError(f"data.corruptions.{name}", corrupt, allowed)
         self.seed, self.order_seed = seed, order_seed
         self.splits: dict[str, Split] = {}
         self.shifted: dict[str, Split] = {}

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from curvature.errors import ConfigError
 
+UNREADABLE = (OSError, SyntaxError, ValueError)
+"""What PIL raises for a damaged picture."""
+
 
 def scan(folder: Path) -> tuple[NDArray[np.bytes_], torch.Tensor, list[str]]:
     """Paths (N,), class numbers (N,) and class names of ``folder/<class>/<picture>``, in the order of their names.
@@ -38,7 +41,10 @@ class Files:
         from PIL import Image
 
         for path in self.paths[rows]:
-            with open(path, "rb") as stream:
-                image = Image.open(stream)
-                image.load()
+            try:
+                with open(path, "rb") as stream:
+                    image = Image.open(stream)
+                    image.load()
+            except UNREADABLE as error:
+                raise ConfigError("data_root", os.fsdecode(path), f"a picture that can be read ({error})") from error
             yield image

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from curvature.data.augment import Augmentation, PerExample
 from curvature.data.classification import ClassificationDataModule
+from curvature.data.files import UNREADABLE
 from curvature.data.sources import DecodedSource, Normalisation, Source, Split, TensorSource
 from curvature.errors import ConfigError
 
@@ -168,5 +169,11 @@ class Pictures:
 
         feature = datasets.Image()
         for first in range(0, len(rows), CHUNK):
-            for encoded in self.dataset[rows[first : first + CHUNK]][self.column]:
-                yield feature.decode_example(encoded)
+            chunk = rows[first : first + CHUNK]
+            for row, encoded in zip(chunk, self.dataset[chunk][self.column], strict=True):
+                try:
+                    image = feature.decode_example(encoded)
+                    image.load()
+                except UNREADABLE as error:
+                    raise ConfigError("data_root", f"row {row}", f"a picture that can be read ({error})") from error
+                yield image

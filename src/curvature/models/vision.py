@@ -47,7 +47,7 @@ def vision_transformer(
         ConfigError: sizes that do not fit together.
     """
     _check_patches(image_shape, patch_size)
-    if width % heads:
+    if heads < 1 or width % heads:
         raise ConfigError("model.heads", heads, f"a divisor of the width, {width}")
     if pool not in ("token", "avg"):
         raise ConfigError("model.pool", pool, "token or avg")

@@ -12,6 +12,8 @@ from typing import Any
 
 CHUNK, LONG_LINE = 1 << 22, 1 << 10
 
+FIELDS: dict[str, Any] = {"key": str, "value": int | float, "step": int, "timestamp": int}
+
 Record = dict[str, Any]
 """``{"key": str, "value": float, "step": int, "timestamp": int (ms since 1970), "attempt": int}``"""
 
@@ -78,9 +80,11 @@ class WriteAheadLog:
     def close(self) -> None:
         """Flush and close; a second call does nothing."""
         if self._file >= 0:
-            self.flush()
-            os.close(self._file)
-            self._file = -1
+            try:
+                self.flush()
+            finally:
+                os.close(self._file)
+                self._file = -1
 
     def _note(self, name: str, step: int) -> bool:
         steps = self._steps.get(name)
@@ -125,7 +129,7 @@ def _parse(lines: list[bytes]) -> Iterator[Record]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.keys() >= {"key", "value", "step", "timestamp"}:
+        if isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
             yield record
 
 

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from curvature.errors import ConfigError, CurvatureError
+
 
 class Classifier(pl.LightningModule):
     """Cross-entropy training of ``model``; validation and test report accuracy and loss.
@@ -41,6 +43,9 @@ class Classifier(pl.LightningModule):
         evaluation_criterion: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        for name, factory in (("optimizer", optimizer), ("schedule", schedule)):
+            if not callable(factory):
+                raise ConfigError(f"module.{name}", factory, "a factory; its config needs _target_ and _partial_: true")
         self.automatic_optimization = False
         self.model = model
         self.optimizer_factory = optimizer
@@ -63,7 +68,10 @@ class Classifier(pl.LightningModule):
             datamodule: its ``batch_size`` is the global batch.
             processes: devices the batch is divided among.
         """
-        self.configure_optimizers()
+        try:
+            self.configure_optimizers()
+        except (TypeError, ValueError) as error:
+            raise CurvatureError(f"no optimizer with its schedule can be built of this config: {error}") from error
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.model.named_parameters())

@@ -1,0 +1,86 @@
+"""Values of a config against the annotated types of what they are handed to."""
+
+import math
+import types
+import typing
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from curvature.errors import ConfigError
+
+PLAIN = (int, float, str, bool, type(None))
+CONTAINERS = (list, Sequence, Collection, Iterable)
+
+
+def check_arguments(node: Any, key: str) -> None:
+    """Check every number, word and list of them in ``node`` that goes to a class or function of this package.
+
+    Annotations that say more than that (tensors, callables, mappings) are not looked at, nor are those of other
+    libraries. Integers are floats, but nothing else is converted: ``"3"`` and ``3.0`` are no integers.
+
+    Args:
+        node: part of a config whose interpolations resolve.
+        key: its dotted key, for the message.
+
+    Raises:
+        ConfigError: naming the key, the value and the type that is wanted.
+    """
+    if isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            check_arguments(item, f"{key}.{index}")
+    if not isinstance(node, DictConfig):
+        return
+    hints = _hints(node.get("_target_"))
+    for name in node:
+        value = node[name]
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"{key}.{name}", value, "a number")
+        if str(name) in hints:
+            _check(value, hints[str(name)], f"{key}.{name}")
+        check_arguments(value, f"{key}.{name}")
+
+
+def _check(value: Any, hint: Any, key: str) -> None:
+    if not _is_plain(hint):
+        return
+    from pydantic import TypeAdapter, ValidationError
+
+    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    try:
+        TypeAdapter(hint).validate_python(plain, strict=True)
+    except ValidationError:
+        raise ConfigError(key, plain, f"a value of type {_described(hint)}") from None
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Annotations by argument; those of base classes too, since options are handed on to them."""
+    if not isinstance(target, str) or not target.startswith("curvature."):
+        return {}
+    from hydra.utils import get_object
+
+    found = get_object(target)
+    callables = [base.__dict__.get("__init__") for base in found.__mro__] if isinstance(found, type) else [found]
+    hints: dict[str, Any] = {}
+    for function in filter(None, callables):
+        try:
+            hints = typing.get_type_hints(function) | hints
+        except (NameError, TypeError):
+            continue
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+def _is_plain(hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return all(_is_plain(argument) for argument in arguments)
+    if origin in CONTAINERS:
+        return all(_is_plain(argument) for argument in arguments)
+    return hint in PLAIN
+
+
+def _described(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("collections.abc.", "").replace("typing.", "")
