@@ -93,6 +93,14 @@ def test_a_target_that_survivors_forbid_is_refused():
         HESSO(space, target_group_sparsity=0.9)
 
 
+def test_half_of_the_training_prunes_by_default():
+    space = rows_as_groups(Vector([1.0, 2.0, 3.0]))
+    schedule = HESSO(space, pruning_steps=None, pruning_periods=5, max_steps=4).pruner.schedule
+    assert (schedule.steps, schedule.periods) == (2, 2)
+    with pytest.raises(ConfigError):
+        HESSO(space, pruning_steps=None)
+
+
 def test_targets_are_not_lost_to_rounding():
     assert group_target(2880, 0.7) == 2016
     assert group_target(8, 0.999) == 7

@@ -29,7 +29,8 @@ class HESSO(Optimizer):
         lr: learning rate, >= 0.
         target_group_sparsity: share of groups to remove, in [0, 1); K = int(G * share).
         start_step: steps before pruning.
-        pruning_steps: steps during which groups are removed.
+        pruning_steps: steps during which groups are removed; None is half of ``max_steps``, with at most as many
+            periods.
         pruning_periods: P; each removes K // P groups, the last one the remainder too.
         criteria: criterion -> weight, see :mod:`curvature.optim.hesso.saliency`; default 0.2 for each of five.
         group_divisible: survivors of a layer are a multiple of it.
@@ -53,7 +54,7 @@ class HESSO(Optimizer):
         lr: float = 0.1,
         target_group_sparsity: float = 0.5,
         start_step: int = 0,
-        pruning_steps: int = 1,
+        pruning_steps: int | None = 1,
         pruning_periods: int = 1,
         criteria: Mapping[str, float] | None = None,
         group_divisible: int = 1,
@@ -66,6 +67,11 @@ class HESSO(Optimizer):
         **options: Any,
     ) -> None:
         self._setup(space, variant, lr, direction, adam, lr_factors, options)
+        if pruning_steps is None:
+            if max_steps is None:
+                raise ConfigError("optimizer.pruning_steps", None, "an integer, where max_steps is not known")
+            pruning_steps = max(1, max_steps // 2)
+            pruning_periods = min(pruning_periods, pruning_steps)
         self.pruner = GroupPruner(
             space,
             target_group_sparsity,
