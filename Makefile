@@ -34,7 +34,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,bench]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,bench,pretrained]"
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test

@@ -1,5 +1,6 @@
 """Pretrained diffusers pipelines from local folders, sampled by every arm from equal seeds, judged by FID."""
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,15 @@ def inception(weights: str | None) -> nn.Module:
         weights: ``pt_inception-2015-12-05-6726825d.pth`` as distributed for ``torch-fidelity``.
 
     Raises:
-        ConfigError: the file is missing, or ``torch-fidelity`` is not installed.
+        ConfigError: the file is missing or holds more than tensors, or ``torch-fidelity`` is not installed.
     """
     if weights is None or not Path(weights).is_file():
         raise ConfigError("inception_weights", weights, "a local file with the Inception weights of torch-fidelity")
+    try:
+        # torch-fidelity unpickles whatever the file holds.
+        torch.load(weights, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ConfigError("inception_weights", weights, "a file of tensors, without code") from None
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -133,8 +139,13 @@ def _load(checkpoint: str | None, dtype: str) -> Any:
 
     if checkpoint is None or not (Path(checkpoint) / "model_index.json").is_file():
         raise ConfigError("checkpoint", checkpoint, "a local folder with a diffusers pipeline (model_index.json)")
-    pipeline = DiffusionPipeline.from_pretrained(checkpoint, local_files_only=True, use_safetensors=True)
-    return pipeline.to(getattr(torch, dtype))
+    pipeline = DiffusionPipeline.from_pretrained(
+        checkpoint, local_files_only=True, use_safetensors=True, torch_dtype=getattr(torch, dtype)
+    )
+    if getattr(pipeline, "safety_checker", None) is not None:
+        # It would replace images by black ones, which would enter the distance.
+        pipeline.safety_checker = None
+    return pipeline
 
 
 def _prompts(path: str | None, count: int) -> list[str] | None:
