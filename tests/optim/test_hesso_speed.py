@@ -18,12 +18,10 @@ def benchmark():
 
 def test_a_step_takes_at_most_1_15_of_torchs_and_half_of_the_released_one(benchmark, attempts=4):
     """Median ratios of interleaved steps; several attempts, for a machine that is busy otherwise."""
-    arms = ("before", "during", "after")
     for _ in range(attempts):
-        found = benchmark.measure("sgd", repetitions=30, arms=arms)
-        ratios = {arm: found["arms"][arm]["ratio"] for arm in arms}
-        if max(ratios.values()) <= 1.15:
+        found = benchmark.measure(rounds=25, bases="SGD")
+        missed = [row for row in benchmark.rows(found) if row.status == "missed"]
+        if not missed:
             break
     assert found["parameters"] == 5_912_490
-    assert max(ratios.values()) <= 1.15, ratios
-    assert all(2 * ratios[arm] <= benchmark.RELEASED[arm] for arm in ("during", "after"))
+    assert not missed

@@ -1,8 +1,15 @@
-"""What ours and torch-pruning make of the zoo of :mod:`curvature.pruning.zoo`: is something pruned, is it exact?"""
+"""What ours and torch-pruning make of the zoo of :mod:`curvature.pruning.zoo`: is something pruned, is it exact?
+
+    python -m curvature.pruning.coverage experiments/hesso/zoo.md
+
+writes the table, with a column for only_train_once, which is only asked to import: 3.0.1 is on PyPI.
+"""
 
 import copy
+import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -171,3 +178,30 @@ def _tied(model: nn.Module) -> bool | None:
     if embedding is None or head is None:
         return None
     return head is embedding
+
+
+def table() -> str:
+    """The zoo network by network, in Markdown."""
+    import importlib
+
+    try:
+        importlib.import_module("only_train_once")
+        other = "imports, not compared"
+    except Exception as error:
+        other = f"import fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+    lines = ["| network | curvature.pruning | torch-pruning | only_train_once |", "|---|---|---|---|"]
+    lines += [f"| {name} | {_cell(ours(name))} | {_cell(torch_pruning(name))} | {other} |" for name in ZOO]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(outcome: Outcome) -> str:
+    if not outcome.exact and outcome.note:
+        return f"**fails**: {outcome.note.replace('|', '/')}"
+    if not outcome.removed:
+        return "nothing pruned"
+    ties = {None: "", True: ", ties kept", False: ", **ties lost**"}[outcome.tied]
+    return f"-{100 * outcome.removed:.0f} %, {'exact' if outcome.exact else f'**wrong by {outcome.error:.1g}**'}{ties}"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(table())
