@@ -63,6 +63,22 @@ def test_environments_without_a_batched_implementation_and_box_actions():
 
 
 @pytest.mark.parametrize(
+    ("task", "observations", "actions"),
+    [("HalfCheetah", 17, 6), ("Hopper", 11, 3), ("Walker2d", 17, 6), ("Swimmer", 8, 2), ("Humanoid", 348, 17)],
+)
+def test_mujoco_tasks_of_the_paper_give_gradients_and_products(task, observations, actions):
+    environment = GymEnvironment(f"{task}-v5", horizon=4)
+    assert (environment.observations, environment.actions) == (observations, actions)
+    policy = make_policy(environment)
+    oracle = PolicyOracle(environment, policy, count=2, leave_one_out=True)
+    optimizer = HARPG(policy.parameters(), oracle, lr=0.1)
+    for _ in range(2):
+        optimizer.step()
+    assert oracle.counts["steps"] == 3 * 2 * 4 and oracle.counts["products"] == 1
+    assert all(bool(part.isfinite().all()) for part in optimizer.direction)
+
+
+@pytest.mark.parametrize(
     ("arguments", "key"),
     [
         ({"env_id": "CartPool-v1"}, "env_id"),

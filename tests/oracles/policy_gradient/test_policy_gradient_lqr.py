@@ -53,6 +53,8 @@ def test_gradient_dominance_and_fisher_floor():
     ceiling = float(torch.linalg.matrix_norm(lqr.second_moment(lqr.optimum), 2))
     bound = ceiling * gradient.square().sum((-1, -2)) / (4 * floor**2 * 0.5)
     assert len(grid) > 400 and bool((gap >= -1e-12).all()) and bool((gap <= bound).all())
+    weak = gap / gradient.square().sum((-1, -2)).sqrt()
+    assert 0 < float(weak.max()) < 0.64
     fisher = (1 - lqr.discount) * torch.linalg.eigvalsh(lqr.second_moment(grid))[:, 0] / lqr.sigma**2
     assert lqr.fisher_floor() > 0 and bool((fisher >= lqr.fisher_floor() - 1e-12).all())
 
