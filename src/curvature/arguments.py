@@ -33,12 +33,11 @@ def check_arguments(node: Any, key: str) -> None:
     if not isinstance(node, DictConfig):
         return
     hints = _hints(node.get("_target_"))
-    for name in node:
-        value = node[name]
+    for name, value in ((str(name), value) for name, value in node.items()):
         if isinstance(value, float) and math.isnan(value):
             raise ConfigError(f"{key}.{name}", value, "a number")
-        if str(name) in hints:
-            _check(value, hints[str(name)], f"{key}.{name}")
+        if name in hints:
+            _check(value, hints[name], f"{key}.{name}")
         check_arguments(value, f"{key}.{name}")
 
 
