@@ -41,7 +41,11 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        wait_until(self._is_up, 90)
+        try:
+            wait_until(self._is_up, 240)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def stop(self, number: int = signal.SIGKILL) -> None:
