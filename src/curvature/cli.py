@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from curvature.errors import CurvatureError, near_matches
 
 INTERRUPTED_EXIT = 130
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(task: Callable[[], object]) -> int:
@@ -43,10 +43,11 @@ def main(task: Callable[[], object]) -> int:
         print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in (*UNWRITABLE, errno.EACCES, errno.EPERM):
             raise
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot write{where}: {error.strerror}; the same command continues from there", file=sys.stderr)
+        problem = "cannot write" if error.errno in UNWRITABLE else "may not use"
+        where = error.filename or "the outputs"
+        print(f"error: {problem} {where}: {error.strerror}; the same command goes on from there", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
 
@@ -91,6 +92,8 @@ def report(arguments: list[str]) -> int:
         if not papers:
             deliver_all(Path(paper.config.outputs), paper.config.tracking.uri)
             paper = judge_paper(name, overrides)
+        if paper.config.scale == "smoke" and (options["write"] or options["accept"]):
+            raise CurvatureError("smoke runs are no evidence: no table and no expected verdict is made of them")
         papers.append(paper)
         print_verdicts(paper.verdicts, f"{name}: {paper.claims.paper.title}")
     if not papers:

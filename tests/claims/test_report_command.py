@@ -12,7 +12,7 @@ from curvature.claims.plan import plan
 from curvature.claims.schema import load
 
 ROOT = Path(__file__).parents[2]
-BASE = ["experiment=sam_vit", "+debug=smoke"]
+BASE = ["experiment=sam_vit"]
 
 
 @pytest.fixture
@@ -65,3 +65,6 @@ def test_strict_fails_on_another_verdict_until_it_is_accepted(judged, tmp_path):
     assert second.returncode == 0, second.stdout
     assert "the report is not kept with MLflow" in second.stderr
     assert (tmp_path / "outputs" / "report" / "index.html").exists()
+
+    smoke = judged("+debug=smoke", "report.write=true")
+    assert smoke.returncode == 1 and "no evidence" in smoke.stderr
