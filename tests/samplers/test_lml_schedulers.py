@@ -176,6 +176,48 @@ def test_saved_and_loaded_gives_identical_outputs(name, tmp_path):
     torch.testing.assert_close(sample(loaded)[0], sample(scheduler)[0], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", BASES)
+def test_tuples_single_images_changed_batches_and_what_the_base_class_reads_back(name, tmp_path):
+    base, options = BASES[name]
+    derived = levenberg_marquardt_scheduler(base)
+    scheduler = derived(**options, beta=0.2)
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
+    found = []
+    for return_dict in (True, False):
+        scheduler.set_timesteps(6, device="cpu")
+        value = x
+        for t in scheduler.timesteps[:4]:
+            out = scheduler.step(model(value, t), t, value, return_dict=return_dict)
+            assert isinstance(out, tuple) != return_dict
+            value = out.prev_sample if return_dict else out[0]
+        found.append(value)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    together = sample(scheduler, shape=SHAPE)[0]
+    first = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()[:1]
+    scheduler.set_timesteps(7)
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(first, t) if hasattr(scheduler, "scale_model_input") else first
+        first = scheduler.step(model(scaled, t), t, first).prev_sample
+    torch.testing.assert_close(first, together[:1], rtol=1e-5, atol=1e-5)
+    scheduler.save_pretrained(tmp_path)
+    plain = base.from_pretrained(tmp_path)
+    torch.testing.assert_close(sample(plain)[0], sample(base(**options))[0], rtol=0, atol=0)
+    with pytest.raises((ValueError, TypeError)) as refusal:
+        base(**options).step(x, 0, x)
+    with pytest.raises(refusal.type):
+        derived(**options).step(x, 0, x)
+
+
+@pytest.mark.parametrize("grid", ["use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas"])
+def test_other_noise_grids_are_kept(grid):
+    base = DPMSolverMultistepScheduler(solver_order=3, **{grid: True})
+    ours = LMLDPMSolverScheduler.from_config(base.config, correction="none")
+    for scheduler in (base, ours):
+        scheduler.set_timesteps(9)
+    torch.testing.assert_close(ours.sigmas, base.sigmas, rtol=0, atol=0)
+    torch.testing.assert_close(sample(ours, 9)[0], sample(base, 9)[0], rtol=0, atol=1e-6)
+
+
 def test_from_config_both_ways():
     base = DPMSolverMultistepScheduler(beta_schedule="scaled_linear", solver_order=3, timestep_spacing="trailing")
     ours = LMLDPMSolverScheduler.from_config(base.config, lamb=0.01, kappa=0.1)
