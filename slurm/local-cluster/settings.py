@@ -134,6 +134,7 @@ SlurmdTimeout=60
 SlurmctldTimeout=60
 MessageTimeout=30
 KillWait=60
+MinJobAge=1800
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd

@@ -36,10 +36,10 @@ class SlurmCluster:
         self.directory = directory
         path = f"{REAL}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
         ours = {"SLURM_CONF": str(directory / "slurm.conf"), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-        ours["PYTHON"] = sys.executable
+        ours |= {"PYTHON": sys.executable, "COLUMNS": "160"}
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | ours
 
-    def __call__(self, *command: str | Path, timeout: float = 60) -> str:
+    def __call__(self, *command: str | Path, timeout: float = PATIENCE_S) -> str:
         """Standard output of a command that must succeed."""
         done = subprocess.run(
             [str(word) for word in command], env=self.environment, capture_output=True, text=True, timeout=timeout

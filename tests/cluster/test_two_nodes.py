@@ -123,7 +123,8 @@ def test_no_process_waits_for_a_first_one_that_has_nothing_to_do(application, un
     with directory.locked():
         directory.update(status=RUNNING)
         slurm_cluster("scontrol", "requeue", job)
-        slurm_cluster.wait_until(lambda: "; waiting" in application.logs(), "the restarted job to wait for the lock")
+        (log,) = application.outputs.glob(f"slurm/*/{job}_0_log.err")
+        slurm_cluster.wait_until(lambda: "; waiting" in log.read_text(), "the restarted job to wait for the lock")
         directory.update(status=FINISHED)
     slurm_cluster.wait_until(lambda: slurm_cluster.details(job)["JobState"] == "COMPLETED", "the end of the job")
     assert slurm_cluster.details(job)["Restarts"] == "1"
