@@ -9,6 +9,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DEISMultistepScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -308,7 +309,7 @@ def test_no_autograd_no_parameters_and_copies():
     assert not sample(scheduler)[0].requires_grad
 
 
-def test_in_a_stock_pipeline():
+def test_in_a_stock_pipeline_which_can_be_saved_and_loaded(tmp_path):
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
@@ -326,6 +327,13 @@ def test_in_a_stock_pipeline():
         images.append(pipeline(batch_size=2, generator=generator, num_inference_steps=4, output_type="np").images)
     assert (images[0] == images[1]).all()
     assert abs(images[2] - images[0]).max() > 1e-4
+    pipeline.save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+    loaded.set_progress_bar_config(disable=True)
+    assert isinstance(loaded.scheduler, LMLDPMSolverScheduler) and loaded.scheduler.config.beta == 0.3
+    generator = torch.Generator().manual_seed(1)
+    again = loaded(batch_size=2, generator=generator, num_inference_steps=4, output_type="np").images
+    assert (again == images[2]).all()
 
 
 def test_pndm_and_unipc_are_corrected_at_their_own_updates():

@@ -13,6 +13,7 @@ others (they survive ``save_pretrained`` and ``from_config``):
 * ``shrink`` (0.0): of ``rescale_control``.
 
 What is corrected is the whole increment g of a step ``x' = r x + g``. ``set_timesteps`` forgets the previous increment.
+A pipeline that was saved with one of these schedulers can be loaded once this module has been imported.
 """
 
 # mypy: disable-error-code="misc,override"
@@ -32,6 +33,9 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+# Pipelines that were saved with one of these classes look for the mixin here when they are loaded.
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
 from torch import Tensor
 
 from curvature.errors import ConfigError
