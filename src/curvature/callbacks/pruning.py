@@ -140,6 +140,9 @@ class PruneWhileTraining(pl.Callback):
     ) -> None:
         self.report.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.report.on_validation_end(trainer, pl_module)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.pruner is not None
         self.report.on_train_end(trainer, pl_module)
@@ -157,9 +160,9 @@ class PruneWhileTraining(pl.Callback):
 class SlimReport(pl.Callback):
     """At the end of training, ``results`` holds what :func:`curvature.pruning.report.slim_report` returns.
 
-    Group sparsity is logged on the way, as ``train/group_sparsity``, and a histogram of the last saliencies as
-    ``plots/saliency.png``, if the optimiser keeps them. The module's ``search_space`` is used; without one there are no
-    results.
+    Group sparsity is logged as ``train/group_sparsity``. ``plots/saliency.png`` shows the last saliencies, if
+    the optimiser keeps them, and sparsity and validation accuracy over steps. The module's ``search_space`` is used;
+    without one there are no results.
 
     Args:
         latency_repetitions: forward passes for the latency; 0 does not measure it.
@@ -169,6 +172,7 @@ class SlimReport(pl.Callback):
         self.latency_repetitions = latency_repetitions
         self.results: dict[str, float] = {}
         self._history: list[tuple[int, float]] = []
+        self._accuracy: list[tuple[int, float]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pruner = _pruner_of(trainer)
@@ -183,6 +187,10 @@ class SlimReport(pl.Callback):
         self._history.append((trainer.global_step, sparsity))
         trainer.logger.log_metrics({"train/group_sparsity": sparsity}, trainer.global_step)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if (accuracy := trainer.callback_metrics.get("val/accuracy")) is not None:
+            self._accuracy.append((trainer.global_step, float(accuracy)))
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         space = getattr(pl_module, "search_space", None)
         if space is None or not trainer.is_global_zero:
@@ -191,7 +199,7 @@ class SlimReport(pl.Callback):
         pruner = self._pruner
         if pruner is not None and pruner.scores is not None and trainer.logger is not None:
             tracker: Any = trainer.logger.experiment  # type: ignore[attr-defined]
-            tracker.log_figure(saliency_figure(pruner, self._history), "plots/saliency.png")
+            tracker.log_figure(saliency_figure(pruner, self._history, self._accuracy), "plots/saliency.png")
 
 
 def example_batch(datamodule: Any) -> Tensor:
@@ -213,8 +221,10 @@ def save_slim(model: torch.nn.Module, space: SearchSpace, directory: Path) -> No
     (directory / "recipe.json").write_text(json.dumps(recipe_of(model, space)))
 
 
-def saliency_figure(pruner: GroupPruner, history: list[tuple[int, float]]) -> "Figure":
-    """Histogram of the last saliencies, removed and kept groups apart, beside the group sparsity over steps."""
+def saliency_figure(
+    pruner: GroupPruner, sparsity: list[tuple[int, float]], accuracy: list[tuple[int, float]]
+) -> "Figure":
+    """Histogram of the last saliencies, removed and kept groups apart, beside sparsity and accuracy over steps."""
     from matplotlib.figure import Figure
 
     assert pruner.scores is not None
@@ -224,8 +234,12 @@ def saliency_figure(pruner: GroupPruner, history: list[tuple[int, float]]) -> "F
     left.hist([scores[~gone].numpy(), scores[gone].numpy()], bins=30, stacked=True, label=["kept", "removed"])
     left.set(xlabel="saliency when groups were last chosen", ylabel="groups")
     left.legend()
-    right.plot(*zip(*history, strict=True) if history else ([], []), drawstyle="steps-post")
-    right.set(xlabel="optimiser step", ylabel="group sparsity", ylim=(-0.02, 1.0))
+    for label, series, style in (("group sparsity", sparsity, "steps-post"), ("accuracy", accuracy, "default")):
+        if series:
+            right.plot(*zip(*series, strict=True), label=label, drawstyle=style, marker=".")
+    right.set(xlabel="optimiser step", ylim=(-0.02, 1.02))
+    if sparsity or accuracy:
+        right.legend()
     return figure
 
 

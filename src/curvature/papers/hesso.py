@@ -72,14 +72,19 @@ class Hesso(Classifier):
         if self.trainer.ckpt_path is not None:
             return
         if self.pretrain_steps:
-            self._pretrain(self.trainer.datamodule)  # type: ignore[attr-defined]
-        with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                for part, factor in self.rescale.items():
-                    if part in name:
-                        p.mul_(factor)
+            self.pretrain(self.trainer.datamodule)  # type: ignore[attr-defined]
+        self.apply_rescale()
 
-    def _pretrain(self, datamodule: Any) -> None:
+    @torch.no_grad()
+    def apply_rescale(self) -> None:
+        """Multiply the parameters that ``rescale`` names by their factors."""
+        for name, p in self.model.named_parameters():
+            for part, factor in self.rescale.items():
+                if part in name:
+                    p.mul_(factor)
+
+    def pretrain(self, datamodule: Any) -> None:
+        """The ``pretrain_steps`` Adam steps, on the training split of ``datamodule``."""
         batches = datamodule.measurement_batches(datamodule.train_size, "train")
         inputs, labels = (torch.cat(parts).to(self.device) for parts in zip(*batches, strict=True))
         generator = torch.Generator().manual_seed(derive("pretraining", self.seed))

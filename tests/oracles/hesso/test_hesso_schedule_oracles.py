@@ -307,3 +307,17 @@ def test_masked_gradients_move_what_is_left_as_sgd_does(options):
     assert left.pruned.sum() == 3
     torch.testing.assert_close(ours.weight[~left.pruned], theirs.weight[~left.pruned], atol=1e-13, rtol=0)
     assert (ours.weight[left.pruned] == 0).all()
+
+
+def test_a_state_that_was_moved_by_somebody_else_is_the_one_that_counts():
+    """As Lightning does on resume: every entry of ``optimizer.state`` is replaced by a moved copy."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 6, bias=False)
+    optimizer = HESSO(rows_as_groups(model), target_group_sparsity=0.5, pruning_steps=8, pruning_periods=2)
+    model.weight.grad = torch.zeros_like(model.weight)
+    for step in range(8):
+        if step == 3:
+            optimizer.state["pruning"] = dict(optimizer.state["pruning"])
+        optimizer.step()
+    assert optimizer.state_dict()["state"]["pruning"]["num_steps"] == 8
+    assert optimizer.pruned.sum() == 3

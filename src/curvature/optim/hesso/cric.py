@@ -142,6 +142,7 @@ class HESSOCRIC(HESSO):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._adopt()
         pruner, sampling = self.pruner, self._sampling
         pruner.begin()
         if sampling["phase"] == "warmup" and pruner.target and pruner.state["num_steps"] >= pruner.schedule.start:

@@ -81,6 +81,7 @@ class DHSPG(HESSO):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._adopt()
         pruner = self.pruner
         pruner.begin()
         state = pruner.state

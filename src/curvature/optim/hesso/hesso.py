@@ -117,6 +117,7 @@ class HESSO(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._adopt()
         moment = self.pruner.begin()
         if moment.opens:
             self.pruner.choose(moment, self.directions())
@@ -151,9 +152,14 @@ class HESSO(Optimizer):
         """Inverse of ``state_dict``; training continues bit for bit, also in the middle of a period."""
         super().load_state_dict(state_dict)
         self._share()
-        self.pruner.load_state(self.state[STATE])  # type: ignore[index]
-        self.state[STATE] = self.pruner.state  # type: ignore[index]
+        self._adopt()
         self._mask()
+
+    def _adopt(self) -> None:
+        """Let the pruner and this optimiser have one state again: Lightning replaces what it moves to a device."""
+        if self.state[STATE] is not self.pruner.state:  # type: ignore[index]
+            self.pruner.load_state(self.state[STATE])  # type: ignore[index]
+            self.state[STATE] = self.pruner.state  # type: ignore[index]
 
 
 def _parameter_groups(space: SearchSpace, lr: float, factors: Mapping[str, float]) -> list[dict[str, Any]]:
