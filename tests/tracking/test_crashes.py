@@ -174,3 +174,20 @@ def test_signals_of_the_terminal_and_of_slurm_do_not_stop_the_helper(outputs):
         os.kill(helper, number)
     assert completed(process)["delivered"]
     assert_exact(database, "sam_vit", 1000)
+
+
+OPEN = "import sys; from curvature.tracking import store; print(len(store.client(sys.argv[1]).search_experiments()))"
+
+
+def test_a_store_whose_creator_was_killed_is_made_anew(tmp_path):
+    database = tmp_path / "mlflow.db"
+    command = [sys.executable, "-c", OPEN, f"sqlite:///{database}"]
+    creator = subprocess.Popen(command)
+    half = tmp_path / ".mlflow.db.new"
+    wait_until(lambda: half.exists() and half.stat().st_size > 0, 120)
+    creator.send_signal(signal.SIGKILL)
+    creator.wait()
+    assert half.exists() and not database.exists()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert again.stdout.strip() == "1", again.stderr
+    assert database.exists() and not half.exists()

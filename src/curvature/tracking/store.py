@@ -82,9 +82,22 @@ def client(uri: str) -> "MlflowClient":
         return mlflow.tracking.MlflowClient(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock"):
+        if not database.exists():
+            _create(database)
         opened = mlflow.tracking.MlflowClient(uri)
         opened.search_experiments(max_results=1)
     return opened
+
+
+def _create(database: Path) -> None:
+    """Make all tables beside the final place first: MLflow cannot go on from a store whose creator was killed."""
+    import mlflow.tracking
+
+    fresh = database.with_name(f".{database.name}.new")
+    for left in fresh.parent.glob(f"{fresh.name}*"):
+        left.unlink()
+    mlflow.tracking.MlflowClient(f"sqlite:///{fresh.absolute()}").search_experiments(max_results=1)
+    os.replace(fresh, database)
 
 
 def artifact_root(uri: str, outputs: Path) -> Path | None:
