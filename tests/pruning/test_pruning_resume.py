@@ -1,0 +1,47 @@
+"""Runs that are stopped in the middle of a period end with the numbers of one that was not."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from curvature.callbacks import interrupt
+from curvature.callbacks.pruning import PruneWhileTraining, SlimReport
+from curvature.engine import run
+
+CONF = Path(__file__).parents[2] / "conf"
+SHORT = ["tracking=offline", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+CASES = {
+    "optimiser": ["experiment=hesso", "max_steps=20", "module.pretrain_steps=5",
+                  "callbacks.slim.latency_repetitions=0"],
+    "cric": ["experiment=hesso", "optimizer=hesso_cric", "max_steps=40", "module.pretrain_steps=5",
+             "optimizer.sampling_steps=2", "optimizer.max_cycle_period=4", "optimizer.hybrid_training_steps=8",
+             "callbacks.slim.latency_repetitions=0"],
+    "callback": ["experiment=sam_vit", "+pruning=hesso", "max_steps=20", "callbacks.measures=null",
+                 "callbacks.step_time=null", "callbacks.pruning.periods=2", "callbacks.pruning.latency_repetitions=0"],
+}  # fmt: skip
+
+
+def metrics_of(outputs, case):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return run(compose("config", overrides=[*CASES[case], *SHORT, f"outputs={outputs}"])).metrics
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_run_goes_on_to_the_same_numbers(case, tmp_path, monkeypatch):
+    whole = metrics_of(tmp_path / "whole", case)
+    watched = PruneWhileTraining if case == "callback" else SlimReport
+    original = watched.on_train_batch_end
+
+    def stop_at_seven(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == 7:
+            interrupt.request_stop("the test")
+
+    monkeypatch.setattr(watched, "on_train_batch_end", stop_at_seven)
+    with pytest.raises(interrupt.Interrupted):
+        metrics_of(tmp_path / "stopped", case)
+    interrupt.clear()
+    monkeypatch.undo()
+    assert metrics_of(tmp_path / "stopped", case) == whole
+    assert whole["groups/zero"] == whole["groups/target"] > 0
