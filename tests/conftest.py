@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, an isolated outputs folder, the command line, headless Chromium."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import curvature  # noqa: F401  (its import hook must precede torchvision's first import)
+
+# A shell starts background jobs with Ctrl-C ignored, and what is ignored stays so in children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = "/usr/bin/chromium"
