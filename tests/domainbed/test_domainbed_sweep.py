@@ -16,6 +16,7 @@ from curvature.domainbed import hparams, runs, selection, tables
 from curvature.domainbed.seeds import seed_hash
 from curvature.engine import run
 from curvature.errors import ConfigError
+from curvature.tracking import deliver_all
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -117,6 +118,7 @@ def test_mlflow_and_directories_give_the_same_records(tmp_path):
     for lr in (1e-3, 2e-3):
         run(composed(*options, "method=erm", f"lr={lr}"))
     run(composed(*options, "data.holdout_fraction=0", "method=erm"))
+    deliver_all(tmp_path)
     mine = runs.import_runs(tmp_path, "hessian_alignment")
     theirs = runs.import_mlflow(f"sqlite:///{tmp_path}/mlflow.db", "hessian_alignment")
     assert len(mine.unreadable) == len(theirs.unreadable) == 1
