@@ -5,23 +5,32 @@
 Ratios are medians over interleaved repetitions, in one process on one thread.
 """
 
-import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from curvature.alignment import ERM, HGP, Frobenius, Hutchinson, Method, observe
-from curvature.alignment.head import augmented, mean_loss
+from curvature.alignment.head import augmented, head_hessian_diag, mean_loss
+from curvature.benchmark import Row, interleaved, main, median_ratio
 from curvature.domainbed.records import COLUMNS, table
 from curvature.domainbed.selection import select
 from curvature.models.domain_nets import headed_mlp, headed_timm
 from curvature.models.mlp import HeadedNetwork
 
 Step = Callable[[], None]
+PROBED = 4
+DOMAINBED_S = 1.65
+"""Seconds of DomainBed's three selections on 54,000 records, measured on another desk machine."""
+SETTINGS = {
+    "Colored MNIST MLP 392-390-390-1, 2 x 2,000 samples": ([392, 390, 390], 1, 2000, 2),
+    "MLP 512-512-7, 3 x 64 samples": ([512, 512], 7, 64, 3),
+}
 
 
 def method_step(network: HeadedNetwork, method: Method, batches: Sequence[tuple[Tensor, Tensor]]) -> Step:
@@ -69,15 +78,8 @@ def probe_loop_step(network: HeadedNetwork, batches: Sequence[tuple[Tensor, Tens
 
 def ratios(steps: dict[str, Step], baseline: str, repeats: int) -> dict[str, float]:
     """Median over repetitions of each step's time divided by the baseline's in the same repetition."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 2):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if repeat >= 2:
-                times[name].append(time.perf_counter() - start)
-    base = times[baseline]
-    return {name: statistics.median(t / b for t, b in zip(found, base)) for name, found in times.items()}
+    times = interleaved(steps, repeats, warmup=2)
+    return {name: median_ratio(found, times[baseline]) for name, found in times.items()}
 
 
 def step_ratios(widths: Sequence[int], classes: int, samples: int, domains: int, repeats: int) -> dict[str, float]:
@@ -131,26 +133,90 @@ def selection_seconds() -> tuple[int, float]:
     return len(rows) // 4, time.perf_counter() - start
 
 
-def main() -> None:
-    """Print the ratios and the time of selection."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
-    torch.set_num_threads(1)
-    settings = {
-        "Colored MNIST MLP 392-390-390-1, 2 x 2,000 samples": ([392, 390, 390], 1, 2000, 2),
-        "MLP 512-512-7, 3 x 64 samples": ([512, 512], 7, 64, 3),
-    }
-    for name, (widths, classes, samples, domains) in settings.items():
-        print(name)
-        for step, ratio in step_ratios(widths, classes, samples, domains, repeats).items():
-            print(f"  {step:28s} {ratio:6.2f} x ERM")
-    print("ResNet-50, 3 x 8 images of 64x64")
-    for step, ratio in resnet_ratios(max(3, repeats // 3)).items():
-        print(f"  {step:28s} {ratio:6.2f} x ERM")
+def head_ratios(samples: int, width: int, classes: int, repeats: int) -> dict[str, Any]:
+    """The diagonal of the head's Hessian alone: closed form, BackPACK, and a second backward pass for each entry.
+
+    Second passes are timed for a few columns of the weights and scaled to all of them.
+
+    Returns:
+        Milliseconds by side, the largest relative difference of BackPACK's values, or why BackPACK could not run.
+    """
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(samples, width, generator=generator)
+    labels = torch.randint(0, classes, (samples,), generator=generator)
+    head, criterion = nn.Linear(width, classes), nn.CrossEntropyLoss()
+
+    def closed_form() -> Tensor:
+        return head_hessian_diag(features, head(features).detach())
+
+    def double_backward() -> None:
+        (gradient,) = torch.autograd.grad(criterion(head(features), labels), head.weight, create_graph=True)
+        for column in range(PROBED):
+            for row in range(classes):
+                torch.autograd.grad(gradient[row, column], head.weight, retain_graph=True)
+
+    sides: dict[str, Callable[[], Any]] = {"closed form": closed_form, "double backward": double_backward}
+    found: dict[str, Any] = {"unavailable": ""}
+    try:
+        from backpack import backpack, extend
+        from backpack.extensions import DiagHessian
+
+        own, extended = extend(copy.deepcopy(head)), extend(nn.CrossEntropyLoss())
+
+        def peer() -> Tensor:
+            own.zero_grad()
+            with backpack(DiagHessian()):
+                extended(own(features), labels).backward()
+            return own.weight.diag_h  # type: ignore[no-any-return, union-attr, return-value]
+
+        sides["BackPACK"] = peer
+        ours = closed_form()[:, :width]
+        found["difference"] = float((peer() - ours).abs().max() / ours.abs().max())
+    except ImportError as error:
+        found["unavailable"] = str(error)
+    times = interleaved(sides, repeats)
+    found["ms"] = {name: 1000 * statistics.median(values) for name, values in times.items()}
+    found["ms"]["double backward"] *= width / PROBED
+    return found
+
+
+def measure(repeats: int = 15, threads: int = 1) -> dict[str, Any]:
+    """Step ratios of three networks, the head's diagonal alone, and the seconds of a selection."""
+    torch.set_num_threads(threads)
     count, seconds = selection_seconds()
-    print(f"selection by all rules over {count:,} checkpoints: {seconds:.2f} s")
+    return {
+        "steps": {name: step_ratios(*setting, repeats) for name, setting in SETTINGS.items()},
+        "resnet": resnet_ratios(max(3, repeats // 3)),
+        "head": head_ratios(256, 512, 7, repeats),
+        "selection": {"checkpoints": count, "seconds": seconds},
+    }
+
+
+def rows(result: dict[str, Any]) -> list[Row]:
+    """Steps against ERM's and the probe loop's; the head's diagonal; selection against DomainBed's rules."""
+    found = []
+    for index, (name, ratios_) in enumerate(result["steps"].items()):
+        for method in ("HGP", "diagonal (exact)", "Frobenius (Gram)"):
+            limit = 1.35 if index == 0 and "Gram" not in method else None
+            found.append(Row(f"{method} step", "ERM step", ratios_[method], limit, name))
+        loop = ratios_["probe loop (R=30)"]
+        found.append(Row("diagonal (exact) step", "probe loop, R=30", ratios_["diagonal (exact)"] / loop, 0.2, name))
+    for method in ("HGP", "diagonal (exact)"):
+        note = "ResNet-50, 3 x 8 images of 64x64"
+        found.append(Row(f"{method} step", "ERM step", result["resnet"][method], 1.05, note))
+    head = result["head"]
+    milliseconds = head["ms"]
+    for peer in ("double backward", "BackPACK"):
+        ratio = milliseconds["closed form"] / milliseconds[peer] if peer in milliseconds else None
+        note = f"{milliseconds['closed form']:.3f} ms" if peer in milliseconds else head["unavailable"]
+        found.append(Row("diagonal of the head's Hessian", peer, ratio, None, note))
+    selection = result["selection"]
+    note = f"{selection['checkpoints']} checkpoints in {selection['seconds']:.2f} s; DomainBed's time is quoted"
+    found.append(
+        Row("selection by four rules", "DomainBed, three rules", selection["seconds"] / DOMAINBED_S, 1.0, note)
+    )
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure, rows)

@@ -1,36 +1,105 @@
-"""Run every benchmark of this folder, one after the other, each in a process of its own.
+"""Run every benchmark of this folder, each in a process of its own, and put all rows into one table.
 
-    python benchmarks/run.py [NAME ...]
+    python benchmarks/run.py [NAME ...] [--write] [--tracking-uri URI]
 
-Results are printed and written to ``outputs/benchmarks/<name>.json``. A benchmark that fails is named at the end, and
-the exit code is 1: a peer that cannot be imported is never a win.
+Each writes ``outputs/benchmarks/<name>.json``; the whole is printed, and logged to the MLflow experiment ``benchmarks``
+with the records and the growth plots. ``--write`` renews ``benchmarks/README.md`` and ``growth.png`` from all records
+that there are. A benchmark that fails is named at the end, and the exit code is 1: a peer that cannot be imported is
+never a win. So does a promise that is missed.
 """
 
+import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from curvature.benchmark import Row, markdown, print_rows
+from curvature.tracking import default_uri, store
 
 FOLDER = Path(__file__).parent
+RECORDS = FOLDER.parent / "outputs" / "benchmarks"
+INTRODUCTION = """# Benchmarks
+
+Ratios are costs, ours over the other side's, medians over interleaved repetitions in one process: below one we are
+ahead. `holds` and `missed` refer to the limit, which is what was promised before; memory is a ratio of peaks.
+`python benchmarks/run.py --write` renews the table, `make bench` prints it; one file a paper says what is timed.
+"""
 
 
-def main(wanted: list[str]) -> int:
+def main() -> int:
     known = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != Path(__file__).stem)
-    unknown = sorted(set(wanted) - set(known))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(known)}; all by default")
+    parser.add_argument("--write", action="store_true", help="renew benchmarks/README.md")
+    parser.add_argument("--tracking-uri", help="MLflow; by default the store of runs")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(known))
     if unknown:
         print(f"error: {', '.join(unknown)}: choose from {', '.join(known)}", file=sys.stderr)
         return 1
-    results = FOLDER.parent / "outputs" / "benchmarks"
-    results.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for name in wanted or known:
-        print(f"== {name}", flush=True)
-        command = [sys.executable, str(FOLDER / f"{name}.py"), "--json", str(results / f"{name}.json")]
-        if subprocess.run(command, cwd=FOLDER.parent).returncode != 0:
-            failed.append(name)
-    if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    failed = [name for name in options.names or known if not measured(name)]
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json")) if path.stem in known}
+    rows = {name: [Row(**row) for row in record["rows"]] for name, record in records.items()}
+    print_rows([row for own in rows.values() for row in own], "benchmarks")
+    pictures = RECORDS / "growth.png"
+    if "growth" in records:
+        sys.path.insert(0, str(FOLDER))
+        from growth import plot
+
+        plot(RECORDS / "growth.json", pictures)
+    if options.write:
+        write(rows, records, pictures)
+    log(rows, options.tracking_uri)
+    missed = [f"{name}: {row.what} against {row.against}" for name, own in rows.items() for row in own if missing(row)]
+    for title, found in (("failed", failed), ("missed or unavailable", missed)):
+        if found:
+            print(f"{title}: {'; '.join(found)}", file=sys.stderr)
+    return 1 if failed or missed else 0
+
+
+def missing(row: Row) -> bool:
+    """A promise that is not kept, or that could not be tested."""
+    return row.limit is not None and row.status in ("missed", "unavailable")
+
+
+def measured(name: str) -> bool:
+    """Run one benchmark; whether it ended well."""
+    print(f"== {name}", flush=True)
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--json", str(RECORDS / f"{name}.json")]
+    return subprocess.run(command, cwd=FOLDER.parent).returncode == 0
+
+
+def write(rows: dict[str, list[Row]], records: dict[str, Any], pictures: Path) -> None:
+    """Renew the committed table."""
+    text = [INTRODUCTION]
+    for name, own in rows.items():
+        facts = ", ".join(f"{key} {value}" for key, value in records[name]["machine"].items())
+        text.append(f"## {name}\n\n{facts}\n\n{markdown(own)}")
+    if pictures.exists():
+        (FOLDER / pictures.name).write_bytes(pictures.read_bytes())
+        text.append("## Growth\n\n![Cost of each hot path over its size, log-log](growth.png)\n")
+    (FOLDER / "README.md").write_text("\n".join(text))
+
+
+def log(rows: dict[str, list[Row]], uri: str | None) -> None:
+    """One MLflow run with every ratio as a metric and the records as artifacts."""
+    client = store.client(uri or default_uri(FOLDER.parent / "outputs"))
+    experiment = client.get_experiment_by_name("benchmarks")
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment("benchmarks")
+    run = client.create_run(experiment_id, run_name="benchmarks", tags={"kind": "benchmark"})
+    for name, own in rows.items():
+        for row in own:
+            if row.ratio is not None:
+                key = "".join(
+                    c if c.isalnum() or c in "_-./ " else " " for c in f"{name}/{row.what} over {row.against}"
+                )
+                client.log_metric(run.info.run_id, key[:250], row.ratio)
+    client.log_artifacts(run.info.run_id, str(RECORDS))
+    client.set_terminated(run.info.run_id)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
