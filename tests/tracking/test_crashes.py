@@ -109,7 +109,7 @@ def test_the_helper_killed_at_random_moments_is_replaced_and_sends_nothing_twice
 
 def test_a_killed_run_shows_as_killed_and_its_metrics_arrive_without_it(outputs):
     directory, database = outputs / "runs" / "sam_vit" / "abc", outputs / "mlflow.db"
-    process = train(directory, f"sqlite:///{database}", "sam_vit", 10_000)
+    process = train(directory, f"sqlite:///{database}", "sam_vit", 100_000)
     wait_until(lambda: logged_steps(directory) > 200 and (directory / "delivery.json").exists(), 60)
     wait_until(lambda: "run_id" in (directory / "delivery.json").read_text(), 30)
     helper = helper_of(process)
@@ -124,7 +124,7 @@ def test_a_killed_run_shows_as_killed_and_its_metrics_arrive_without_it(outputs)
 
 def test_training_and_helper_killed_together_are_delivered_by_the_next_who_looks(outputs):
     directory, database = outputs / "runs" / "sam_vit" / "abc", outputs / "mlflow.db"
-    process = train(directory, f"sqlite:///{database}", "sam_vit", 10_000)
+    process = train(directory, f"sqlite:///{database}", "sam_vit", 100_000)
     wait_until(lambda: helper_of(process), 30)
     wait_until(lambda: logged_steps(directory) > 100, 60)
     helper = helper_of(process)
