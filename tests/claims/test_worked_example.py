@@ -28,7 +28,15 @@ def paper(files, tmp_path) -> Path:
 def run(command, paper, *overrides):
     path = os.pathsep.join([str(paper), os.environ.get("PYTHONPATH", "")])
     options = ("-m", "--config-dir", str(paper / "conf"), "experiment=weight_decay")
-    return command("run.py", *options, f"experiments={paper / 'experiments'}", *overrides, PYTHONPATH=path, timeout=400)
+    return command(
+        "run.py",
+        *options,
+        f"experiments={paper / 'experiments'}",
+        *overrides,
+        PYTHONPATH=path,
+        COLUMNS="200",
+        timeout=400,
+    )
 
 
 def test_three_files_go_from_claims_to_verdicts(command, paper, files):
