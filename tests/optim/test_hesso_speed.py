@@ -16,19 +16,30 @@ def benchmark():
     return module
 
 
-def test_a_step_costs_little_more_than_torchs(benchmark, attempts=4):
-    """Median ratios of interleaved steps; the best of several attempts, for a machine that is busy otherwise.
-
-    The promise is 1.15 everywhere, which the benchmark judges. While slices shrink, 1.2 to 1.3 were measured on an idle
-    AMD EPYC: reading and writing a tenth of the weights once more is most of it. This test guards that at 1.4, half of
-    what the released code took.
-    """
-    limits = {"before": 1.15, "during": 1.4, "after": 1.15}
-    best = dict.fromkeys(limits, float("inf"))
-    for _ in range(attempts):
-        found = benchmark.measure(rounds=25, bases="SGD")
-        best = {arm: min(best[arm], found["bases"]["SGD"][arm]["ratio"]) for arm in limits}
-        if all(best[arm] <= limits[arm] for arm in limits):
+@pytest.fixture(scope="module")
+def best(benchmark):
+    """Smallest of the median ratios to torch's SGD of a few attempts, for a machine that is busy otherwise."""
+    found = {arm: float("inf") for arm in ("before", "during", "after")}
+    for _ in range(4):
+        result = benchmark.measure(rounds=25, bases="SGD")
+        assert result["parameters"] == 5_912_490
+        found = {arm: min(ratio, result["bases"]["SGD"][arm]["ratio"]) for arm, ratio in found.items()}
+        if max(found.values()) <= 1.15:
             break
-    assert found["parameters"] == 5_912_490
-    assert all(best[arm] <= limits[arm] for arm in limits), best
+    return found
+
+
+@pytest.mark.parametrize("arm", ["before", "after"])
+def test_a_step_outside_of_pruning_takes_at_most_1_15_of_torchs(best, arm):
+    assert best[arm] <= 1.15
+
+
+@pytest.mark.xfail(
+    reason="open: 1.2 to 1.3 on an idle AMD EPYC, the weights that shrink are read and written once more"
+)
+def test_a_step_while_slices_shrink_takes_at_most_1_15_of_torchs(best):
+    assert best["during"] <= 1.15
+
+
+def test_a_step_while_slices_shrink_takes_half_of_what_is_published_of_the_released_code(benchmark, best):
+    assert best["during"] <= 0.5 * benchmark.RELEASED["during"]
