@@ -3,9 +3,7 @@
 import importlib.util
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,21 +13,13 @@ FAST = ("optimizer=adamw", "max_steps=100", "callbacks.measures=null", "tracking
 HEAVY = ("torch", "mlflow", "timm", "pytorch_lightning", "scipy", "pandas")
 
 
-def test_engine_and_logging_cost_at_most_a_quarter_of_a_desk_step(monkeypatch):
-    """Median ratio over interleaved pairs in CPU time of the training thread, which other load does not enter.
-
-    On an idle machine it is the ratio of wall times, which the benchmark itself reports.
-    """
-    from curvature.callbacks import step_time
-
+def test_engine_and_logging_cost_at_most_a_quarter_of_a_desk_step():
+    """Median ratio of wall times over interleaved pairs; several attempts, for a machine that is busy otherwise."""
     spec = importlib.util.spec_from_file_location("engine_overhead", ROOT / "benchmarks" / "engine_overhead.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    clock = SimpleNamespace(perf_counter=time.thread_time)
-    monkeypatch.setattr(step_time, "time", clock)
-    monkeypatch.setattr(benchmark, "time", clock)
     ratios = []
-    while len(ratios) < 3 and (not ratios or ratios[-1] > LIMIT):
+    while len(ratios) < 4 and (not ratios or ratios[-1] > LIMIT):
         ratios.append(benchmark.measure(2, FAST)["ratio"])
     print("ratios", ratios)
     assert ratios[-1] <= LIMIT, ratios
