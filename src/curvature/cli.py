@@ -66,16 +66,19 @@ def report(arguments: list[str]) -> int:
     from curvature.claims.plan import claims_file
     from curvature.claims.report import log_report, write_report
     from curvature.claims.scoreboard import scoreboard
-    from curvature.claims.tables import markdown, print_verdicts, write_csv
+    from curvature.claims.tables import print_verdicts, update_tables
     from curvature.tracking import default_uri, deliver_all
 
     options = {"strict": False, "write": False, "accept": False}
     experiments: list[str] = []
     overrides: list[str] = []
+    wanted: list[str] | None = None
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "experiment":
             experiments = value.split(",")
+        elif key == "claim":
+            wanted = value.split(",")
         elif key.startswith("report.") and key.removeprefix("report.") in options:
             options[key.removeprefix("report.")] = value.lower() == "true"
         elif key.startswith("report.") or not value:
@@ -86,12 +89,14 @@ def report(arguments: list[str]) -> int:
     for name in experiments:
         if name not in known:
             raise CurvatureError(_with_matches(f"experiment={name} has no claims", name, known, "those that have"))
+    if wanted and len(experiments) != 1:
+        raise CurvatureError(f"claim={','.join(wanted)} needs one experiment=NAME whose claims they are")
     papers: list[PaperVerdicts] = []
     for name in experiments or known:
-        paper = judge_paper(name, overrides)
+        paper = judge_paper(name, overrides, wanted)
         if not papers:
             deliver_all(Path(paper.config.outputs), paper.config.tracking.uri)
-            paper = judge_paper(name, overrides)
+            paper = judge_paper(name, overrides, wanted)
         if paper.config.scale == "smoke" and (options["write"] or options["accept"]):
             raise CurvatureError("smoke runs are no evidence: no table and no expected verdict is made of them")
         papers.append(paper)
@@ -104,9 +109,9 @@ def report(arguments: list[str]) -> int:
         log_report(paper.config.paper, index.parent, paper.config.tracking.uri or default_uri(outputs))
         claims = claims_file(paper.config.experiments, paper.config.paper, paper.config.scale)
         if options["write"]:
-            write_csv(paper.verdicts, claims.with_name(claims.name.replace("claims", "results", 1)).with_suffix(".csv"))
+            table = claims.with_name(claims.name.replace("claims", "results", 1)).with_suffix(".csv")
             page = claims.with_name(claims.name.replace("claims", "verdicts", 1)).with_suffix(".md")
-            page.write_text(markdown(paper.verdicts))
+            update_tables(paper.verdicts, [claim.id for claim in paper.claims.claims], table, page)
             (claims.parents[1] / "README.md").write_text(scoreboard(claims.parents[1]))
         if options["accept"]:
             for line in accept(claims):

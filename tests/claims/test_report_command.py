@@ -68,3 +68,30 @@ def test_strict_fails_on_another_verdict_until_it_is_accepted(judged, tmp_path):
 
     smoke = judged("+debug=smoke", "report.write=true")
     assert smoke.returncode == 1 and "no evidence" in smoke.stderr
+
+
+def test_with_claim_only_its_rows_are_written_and_the_others_stay(judged, tmp_path):
+    folder = tmp_path / "experiments" / "sam_vit"
+    claims = yaml.safe_load((folder / "claims.yaml").read_text())
+    other = claims["claims"][0] | {"id": "C0", "statement": "another"}
+    claims["claims"].insert(0, other)
+    (folder / "claims.yaml").write_text(yaml.safe_dump(claims, sort_keys=False))
+    assert judged("report.write=true", "tracking=offline").returncode == 0
+    table, page = folder / "results.csv", folder / "verdicts.md"
+    table.write_text(table.read_text().replace("0.1,", "0.7,"))
+    page.write_text(page.read_text().replace("**reproduced**", "**contradicted**"))
+
+    assert judged("report.write=true", "claim=C1", "tracking=offline").returncode == 0
+    rows = table.read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["C0", "C1"]
+    assert "reproduced,0.7," in rows[1] and "reproduced,0.1," in rows[2]
+    lines = page.read_text().splitlines()
+    assert "**contradicted**" in lines[2] and lines[2].startswith("| C0: another")
+    assert "**reproduced**" in lines[3] and lines[3].startswith("| C1: s")
+
+
+def test_a_claim_needs_its_experiment_and_must_exist(command, judged):
+    without = command("report.py", "claim=C1")
+    assert without.returncode == 1 and "claim=C1 needs one experiment=NAME" in without.stderr
+    unknown = judged("claim=C9", "tracking=offline")
+    assert unknown.returncode == 1 and "C9" in unknown.stderr and "C1" in unknown.stderr

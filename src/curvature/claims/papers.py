@@ -42,12 +42,16 @@ def experiments_with_claims() -> list[str]:
     return [name for name in names if claims_file("experiments", name.split("/")[-1], _scale(name)).exists()]
 
 
-def judge_paper(experiment: str, overrides: Sequence[str] = ()) -> PaperVerdicts:
+def judge_paper(experiment: str, overrides: Sequence[str] = (), wanted: list[str] | None = None) -> PaperVerdicts:
     """Judge what has been run of ``experiment``.
 
     Args:
         experiment: e.g. ``sam_vit`` or ``lab/sam_vit``.
         overrides: further Hydra overrides, e.g. ``outputs=...``.
+        wanted: ids of the claims to judge; all if ``None``.
+
+    Raises:
+        CurvatureError: an id that the claims file does not have.
     """
     from hydra import compose, initialize_config_dir
 
@@ -55,9 +59,10 @@ def judge_paper(experiment: str, overrides: Sequence[str] = ()) -> PaperVerdicts
         base = [f"experiment={experiment}", *overrides]
         cfg = compose("config", overrides=base)
         claims = load(claims_file(cfg.experiments, cfg.paper, cfg.scale))
-        runs = plan(claims, claims.claims, lambda line: compose("config", overrides=line), base)
+        selected = claims.select(wanted)
+        runs = plan(claims, selected, lambda line: compose("config", overrides=line), base)
     results = collect(runs, Path(cfg.outputs), cfg.paper, cfg.tracking.uri)
-    return PaperVerdicts(experiment, cfg, claims, judge(claims, claims.claims, runs, results, cfg.scale))
+    return PaperVerdicts(experiment, cfg, claims, judge(claims, selected, runs, results, cfg.scale))
 
 
 def _scale(experiment: str) -> str:

@@ -78,19 +78,45 @@ def markdown(verdicts: Sequence[ClaimVerdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_csv(verdicts: Sequence[ClaimVerdict], path: Path) -> None:
-    """One row for each part of each claim, with the columns :data:`COLUMNS`."""
-    with path.open("w", newline="") as stream:
+def update_tables(verdicts: Sequence[ClaimVerdict], order: Sequence[str], table: Path, page: Path) -> None:
+    """Write the claims of ``verdicts`` into a result table and its Markdown page; other claims stay as they are.
+
+    The table has one row for each part of each claim, with the columns :data:`COLUMNS`.
+
+    Args:
+        verdicts: what has been judged now.
+        order: ids of all claims of the claims file, in its order.
+        table: CSV, made if missing.
+        page: page of :func:`markdown`, made if missing.
+    """
+    rows: dict[str, list[list[str]]] = {}
+    if table.exists():
+        with table.open(newline="") as stream:
+            for row in list(csv.reader(stream))[1:]:
+                rows.setdefault(row[0], []).append(row)
+    lines = page.read_text().splitlines()[2:] if page.exists() else []
+    shown = {line.removeprefix("| ").split(":", 1)[0]: line for line in lines}
+    fresh = markdown(verdicts).splitlines()
+    for verdict, line in zip(verdicts, fresh[2:], strict=True):
+        rows[verdict.claim.id] = _rows(verdict)
+        shown[verdict.claim.id] = line
+    with table.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for verdict in verdicts:
-            seeds = " ".join(map(str, verdict.seeds))
-            head = (verdict.claim.id, verdict.verdict)
-            if not verdict.parts:
-                writer.writerow([*head, "", "", "", "", "", "", "", "", verdict.scale, seeds])
-            for part in verdict.parts:
-                effect = part.effect
-                found = (effect.value, effect.low, effect.high, effect.p, effect.n) if effect else ("",) * 5
-                numbers = [f"{number:.6g}" if isinstance(number, float) else number for number in found]
-                threshold = " ".join(f"{bound:g}" for bound in part.threshold)
-                writer.writerow([*head, part.name, part.verdict, *numbers, threshold, verdict.scale, seeds])
+        writer.writerows(row for name in order for row in rows.get(name, []))
+    page.write_text("\n".join([*fresh[:2], *(shown[name] for name in order if name in shown)]) + "\n")
+
+
+def _rows(verdict: ClaimVerdict) -> list[list[str]]:
+    seeds = " ".join(map(str, verdict.seeds))
+    head = [verdict.claim.id, verdict.verdict]
+    if not verdict.parts:
+        return [[*head, "", "", "", "", "", "", "", "", verdict.scale, seeds]]
+    rows = []
+    for part in verdict.parts:
+        effect = part.effect
+        found = (effect.value, effect.low, effect.high, effect.p, effect.n) if effect else ("",) * 5
+        numbers = [f"{number:.6g}" if isinstance(number, float) else str(number) for number in found]
+        threshold = " ".join(f"{bound:g}" for bound in part.threshold)
+        rows.append([*head, part.name, part.verdict, *numbers, threshold, verdict.scale, seeds])
+    return rows
