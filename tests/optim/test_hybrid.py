@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from timm.optim.lamb import Lamb
 
 from curvature.errors import ConfigError
 from curvature.models.heads import GrassmannHead
@@ -13,6 +14,7 @@ from curvature.optim.schedules import warmup_cosine
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1)
 ADAMW = partial(torch.optim.AdamW, lr=0.01)
+LAMB = partial(Lamb, lr=0.01, weight_decay=0.1, max_grad_norm=1.0)
 RSGD = partial(RiemannianSGD, lr=0.3)
 
 
@@ -32,7 +34,7 @@ def train(model, optimizers, steps, start=0):
             optimizer.step()
 
 
-@pytest.mark.parametrize("default", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("default", [SGD, ADAMW, LAMB], ids=["sgd", "adamw", "lamb"])
 def test_equals_its_parts(default):
     joined, apart = network(), network()
     train(joined, [Hybrid(joined.named_parameters(), default, {"subspaces": RSGD})], 6)
@@ -43,7 +45,6 @@ def test_equals_its_parts(default):
 
 def test_subspaces_are_never_decayed():
     model = network()
-    Hybrid(model.named_parameters(), SGD, {"subspaces": RSGD})
     groups = Hybrid(model.named_parameters(), SGD, {"subspaces": RSGD}).param_groups
     (group,) = [group for group in groups if any(p is model[2].subspaces for p in group["params"])]
     assert "weight_decay" not in group
@@ -59,7 +60,7 @@ def test_one_schedule_drives_every_part():
     assert [part.param_groups[0]["lr"] for part in optimizer.parts] == pytest.approx([0.15, 0.05])
 
 
-@pytest.mark.parametrize("default", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("default", [SGD, ADAMW, LAMB], ids=["sgd", "adamw", "lamb"])
 def test_resume_is_bitwise(default):
     straight = network()
     train(straight, [Hybrid(straight.named_parameters(), default, {"subspaces": RSGD})], 9)

@@ -1,22 +1,14 @@
 """The targets for the cost of a step on class subspaces, through the benchmark's own code: ratios within one run."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from curvature.geometry import grassmann
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "grassmann_step.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("grassmann_step", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("grassmann_step")
 
 
 def test_faster_than_the_svd_form_and_geoopt(benchmark, attempts=3):

@@ -77,6 +77,11 @@ def test_gsam_takes_its_peak_rate_from_the_config():
 def test_m_divides_the_batch_of_a_device_or_is_that_of_equal_groups(m, processes, works):
     class Data:
         batch_size = 16
+        num_classes = 2
+
+        @staticmethod
+        def measurement_batches(count, split, batch_size):
+            return [(torch.zeros(count, 3), torch.zeros(count, dtype=torch.int64))]
 
     cfg = composed()
     module = SamViT(

@@ -1,21 +1,14 @@
 """The targets for the cost of a SAM step, through the benchmark's own code."""
 
-import importlib.util
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "sam_step.py"
-
 
 @pytest.fixture(scope="module")
-def sam_step():
-    spec = importlib.util.spec_from_file_location("sam_step", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def sam_step(load_benchmark):
+    return load_benchmark("sam_step")
 
 
 def assert_within(sam_step, size, most, repetitions, attempts=3):

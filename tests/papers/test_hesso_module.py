@@ -9,9 +9,11 @@ from hydra.utils import instantiate
 
 from curvature.claims.schema import load
 from curvature.errors import ConfigError
+from curvature.models.vision import parameter_count, vgg16_bn
 from curvature.optim.hesso import HESSO
 from curvature.optim.hesso.facts import quadratic_facts
 from curvature.papers.hesso import Hesso
+from curvature.pruning import build_search_space
 from curvature.pruning.coverage import ours, torch_pruning
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +27,7 @@ def composed(*overrides, experiment="hesso"):
 def test_claims_files_name_every_claim_and_their_arms_compose():
     claims = load(ROOT / "experiments" / "hesso" / "claims.yaml")
     assert [claim.id for claim in claims.claims] == [f"C{number}" for number in range(1, 13)]
-    targets = {name: composed(*arm.overrides).optimizer for name, arm in claims.arms.items()}
+    targets = {name: composed(*arm.overrides).get("optimizer") for name, arm in claims.arms.items()}
     for name, optimizer in targets.items():
         asked = name.rpartition("-")[2]
         if asked.isdigit():
@@ -65,6 +67,30 @@ def test_pretraining_learns_and_rescaling_keeps_the_function():
     rescaled.apply_rescale()
     torch.testing.assert_close(rescaled.model(inputs), logits, atol=1e-3, rtol=1e-3)
     assert rescaled.model[1].weight.norm() < 0.02 * plain.model[1].weight.norm()
+
+
+LAB = {(): 11_173_962, ("+recipe=hesso_resnet50_cifar10",): 23_520_842, ("+recipe=hesso_vgg16_cifar10",): 14_728_266}
+
+
+@pytest.mark.parametrize(("recipe", "parameters"), LAB.items())
+def test_networks_of_the_lab_have_the_size_of_the_papers(recipe, parameters):
+    cfg = composed(*recipe, experiment="lab/hesso")
+    assert parameter_count(lambda: instantiate(cfg.model)) == parameters
+    assert cfg.optimizer.target_group_sparsity == (0.8 if recipe else 0.7)
+
+
+def test_the_vgg_of_the_lab_takes_a_step_and_refuses_other_images():
+    cfg = composed("+recipe=hesso_vgg16_cifar10", experiment="lab/hesso")
+    model = instantiate(cfg.model)
+    space = build_search_space(model, torch.randn(2, 3, 32, 32))
+    assert space.size == 4224
+    optimizer = HESSO(space, lr=0.01, target_group_sparsity=0.8, pruning_steps=1)
+    for _ in range(2):
+        model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+        optimizer.step()
+    assert int(optimizer.pruned.sum()) == int(0.8 * 4224)
+    with pytest.raises(ConfigError, match="image_shape"):
+        vgg16_bn([3, 28, 28], 10)
 
 
 def test_mistakes_are_named():

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvature.pruning.attention import head_candidates, projections
+from curvature.pruning.attention import attentions, head_candidates
 from curvature.pruning.graph import Candidate, candidates
 from curvature.pruning.inputs import Inputs
 from curvature.pruning.slimming import apply_recipe, recipe_of, slim
@@ -37,9 +37,7 @@ def build_search_space(model: nn.Module, example_inputs: Any, exclude: Sequence[
         space.unprunable["(model)"] = prover.failure
         return space
     space.checked = prover.checked
-    heads = projections(model)
-    found: list[tuple[str, Candidate | str]] = [(item.name, item) for item in head_candidates(model)]
-    found += candidates(model, inputs, skip=heads)
+    found = [*head_candidates(model), *candidates(model, inputs, attentions(model))]
     idle = {name: (widths, "was not executed, may use its units") for name, widths in prover.idle.items()}
     order = {name: index for index, (name, _) in enumerate(model.named_modules())}
     for name, candidate in sorted(found, key=lambda item: order.get(item[0], -1)):

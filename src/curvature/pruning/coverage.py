@@ -10,9 +10,11 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from curvature.pruning.build import build_search_space
 from curvature.pruning.inputs import Inputs
@@ -20,6 +22,7 @@ from curvature.pruning.slimming import slim, zero_groups
 from curvature.pruning.zoo import ZOO
 
 EXACT = 1e-9
+LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,22 @@ def torch_pruning(name: str, seed: int = 0) -> Outcome:
     method would leave the outputs as they are.
     """
     import torch_pruning as tp
+    from torch_pruning.dependency.group import Group
+
+    class Endless(Exception):
+        """A group that grows on and on."""
+
+    add_dep = Group.add_dep
+
+    def counted(group: Any, dep: Any, idxs: Any) -> None:
+        add_dep(group, dep, idxs)
+        if len(group) > LONGEST:
+            raise Endless(f"a group of more than {LONGEST} members")
 
     model, inputs, cases = prepared(name, seed)
     masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), patch.object(Group, "add_dep", counted):
             warnings.simplefilter("ignore")
             pruner = tp.pruner.BasePruner(
                 pruned,
@@ -171,13 +185,9 @@ def _compare(model: nn.Module, masked: nn.Module, smaller: nn.Module, cases: lis
     return Outcome(1.0 - after / before, worst, _tied(smaller) if _tied(model) else None, note)
 
 
-def _tied(model: nn.Module) -> bool | None:
-    """Whether ``head`` and ``embedding`` are one tensor; None for networks without these."""
-    embedding: Tensor | None = getattr(getattr(model, "embedding", None), "weight", None)
-    head: Tensor | None = getattr(getattr(model, "head", None), "weight", None)
-    if embedding is None or head is None:
-        return None
-    return head is embedding
+def _tied(model: nn.Module) -> bool:
+    """Whether one tensor is a parameter under several names."""
+    return len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters()))
 
 
 def table() -> str:
@@ -186,12 +196,13 @@ def table() -> str:
 
     try:
         importlib.import_module("only_train_once")
-        other = "imports, not compared"
+        other, why = "not compared", ""
     except Exception as error:
-        other = f"import fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        other, why = "import fails", f"\nonly_train_once on torch {torch.__version__.split('+')[0]}: {reason}\n"
     lines = ["| network | curvature.pruning | torch-pruning | only_train_once |", "|---|---|---|---|"]
     lines += [f"| {name} | {_cell(ours(name))} | {_cell(torch_pruning(name))} | {other} |" for name in ZOO]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + why
 
 
 def _cell(outcome: Outcome) -> str:

@@ -1,8 +1,7 @@
 """Candidate node groups from torch-pruning's dependency graph; nothing here is trusted before it is checked."""
 
 import copy
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,15 +10,10 @@ from torch import Tensor, nn
 
 from curvature.pruning.inputs import Inputs
 from curvature.pruning.space import Role
+from curvature.pruning.trace import Attention, Joined, Reached, Unprunable, dependency_graph, groups
 
-ROOTS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-MIXING = ("SPLIT", "SLICE", "UNBIND")
-
-
-class Unprunable(Exception):
-    """Why a candidate cannot be pruned."""
 
 
 @dataclass
@@ -41,68 +35,58 @@ class Candidate:
     scalars: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-def candidates(model: nn.Module, inputs: Inputs, skip: Iterable[str] = ()) -> Iterator[tuple[str, Candidate | str]]:
+def candidates(
+    model: nn.Module, inputs: Inputs, attentions: Sequence[Attention] = ()
+) -> Iterator[tuple[str, Candidate | str]]:
     """Pairs of a layer's name and the candidate that begins there, or the reason why there is none.
 
     Args:
         model: any network; it is copied for tracing.
         inputs: of one forward pass.
-        skip: layers that somebody else takes care of.
+        attentions: attention modules, of whose projections somebody else takes care.
     """
-    import torch_pruning as tp
-
     # Recurrent layers are one operation in float32 on a CPU only.
     traced = copy.deepcopy(model).cpu().float().requires_grad_(True)
     names = {module: name for name, module in traced.named_modules()}
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(
-                traced, inputs.cast(torch.device("cpu"), torch.float32).value, verbose=False
-            )
-            found = list(graph.get_all_groups(root_module_types=ROOTS))
+        graph = dependency_graph(traced, inputs, attentions)
     except Exception as error:
         yield "", f"cannot be traced: {type(error).__name__}: {error}"
         return
-    skipped = set(skip)
-    for group in found:
-        root = names[group[0].dep.target.module]
-        if root in skipped:
+    skipped = {name for attention in attentions for name in attention.projections}
+    for root, reached, joined in groups(graph):
+        if names[root] in skipped:
             continue
         try:
-            yield root, _candidate(graph, group, names, skipped)
+            if isinstance(reached, Unprunable):
+                raise reached
+            yield names[root], _candidate(graph, names[root], reached, joined, names, skipped)
         except Unprunable as reason:
-            yield root, str(reason)
+            yield names[root], str(reason)
 
 
-def _candidate(graph: Any, group: Any, names: dict[nn.Module, str], skipped: set[str]) -> Candidate:
-    root = group[0].dep.target.module
-    joined = _Joined(len(group[0].idxs))
-    if any(item.dep.target.type.name in MIXING for item in group):
-        for channel in range(len(group[0].idxs)):
-            one = graph.get_pruning_group(root, group[0].dep.handler, [channel])
-            joined.join([index for item in one if item.dep.target.module is root for index in item.idxs])
-    for item in group:
-        if isinstance(item.dep.target.module, nn.GroupNorm):
+def _candidate(
+    graph: Any, name: str, reached: list[Reached], joined: Joined, names: dict[nn.Module, str], skipped: set[str]
+) -> Candidate:
+    for item in reached:
+        if isinstance(item.node.module, nn.GroupNorm):
             _join_norm_groups(item, joined)
     unit, units = joined.units()
-    found = Candidate(names[root], [], units)
+    found = Candidate(name, [], units)
     consumed = False
-    for item in group:
-        module, kind = item.dep.target.module, item.dep.target.type.name
+    for item in reached:
+        module, kind = item.node.module, item.node.type.name
         if kind == "OUTPUT":
             raise Unprunable("its outputs are outputs of the network")
-        owners = unit[torch.tensor(item.root_idxs, dtype=torch.int64)]
+        owners = unit[torch.tensor(item.roots, dtype=torch.int64)]
         where = torch.tensor(item.idxs, dtype=torch.int64)
         if kind == "PARAMETER":
-            name, dim = graph._param_to_name[module], item.dep.target.pruning_dim
-            _add(found, name, dim % module.ndim, module.shape[dim], where, owners, "member")
-            if isinstance(owner := _owner_of(graph.model, name), nn.RMSNorm):
+            tensor, dim = graph._param_to_name[module], item.node.pruning_dim
+            _add(found, tensor, dim % module.ndim, module.shape[dim], where, owners, "member")
+            if isinstance(owner := _owner_of(graph.model, tensor), nn.RMSNorm):
                 _scalar(found, names[owner], "normalized_shape", owners)
         elif module in names:
-            incoming = graph.is_in_channel_pruning_fn(item.dep.handler) and item.dep.handler.__name__.endswith(
-                "in_channels"
-            )
+            incoming = graph.is_in_channel_pruning_fn(item.handler) and item.handler.__name__.endswith("in_channels")
             if names[module] in skipped and not incoming:
                 raise Unprunable(f"tied to {names[module]}, whose units are heads")
             consumed |= incoming
@@ -116,11 +100,10 @@ def _add_module(found: Candidate, name: str, module: nn.Module, incoming: bool, 
     shape: Any = getattr(module, "weight", None)
     match module:
         case nn.Linear() | nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            depthwise = getattr(module, "groups", 1) > 1
-            if depthwise and not module.groups == module.in_channels == module.out_channels:
-                raise Unprunable(f"{name} is a grouped convolution")
+            depthwise = getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels
             if incoming and not depthwise:
-                _add(found, f"{name}.weight", 1, shape.shape[1], where, owners, "input")
+                columns = where % shape.shape[1]
+                _add(found, f"{name}.weight", 1, shape.shape[1], columns, owners, "input")
                 _scalar(found, name, "in_features" if isinstance(module, nn.Linear) else "in_channels", owners)
                 return
             _outputs(found, name, module, 0, where, owners)
@@ -178,8 +161,9 @@ def _outputs(found: Candidate, name: str, module: Any, dim: int, where: Tensor, 
 
 
 def _add(found: Candidate, tensor: str, dim: int, size: int, where: Tensor, owners: Tensor, role: Role) -> None:
-    if len(where) and int(where.max()) >= size:
-        raise Unprunable(f"the dependency graph names entry {int(where.max())} of {tensor}, which has {size}")
+    if len(where) and not 0 <= int(where.min()) <= int(where.max()) < size:
+        wrong = int(where.min()) if int(where.min()) < 0 else int(where.max())
+        raise Unprunable(f"the dependency graph names entry {wrong} of {tensor}, which has {size}")
     owner = torch.full((size,), -1, dtype=torch.int64)
     owner[where] = owners
     found.cuts[tensor, dim] = owner, role
@@ -196,39 +180,15 @@ def _owner_of(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name.rpartition(".")[0])
 
 
-def _join_norm_groups(item: Any, joined: "_Joined") -> None:
-    norm = item.dep.target.module
+def _join_norm_groups(item: Reached, joined: Joined) -> None:
+    norm = item.node.module
     size = norm.num_channels // norm.num_groups
     if norm.num_groups == 1:
         raise Unprunable("a GroupNorm of one group normalises over the units")
     if len(item.idxs) < norm.num_channels:
         raise Unprunable("a GroupNorm spans several layers")
     members: dict[int, list[int]] = {}
-    for index, root in zip(item.idxs, item.root_idxs, strict=True):
+    for index, root in zip(item.idxs, item.roots, strict=True):
         members.setdefault(index // size, []).append(root)
     for together in members.values():
         joined.join(together)
-
-
-class _Joined:
-    """Union-find over the channels of a layer."""
-
-    def __init__(self, size: int) -> None:
-        self.parent = list(range(size))
-
-    def _root(self, index: int) -> int:
-        while self.parent[index] != index:
-            self.parent[index] = self.parent[self.parent[index]]
-            index = self.parent[index]
-        return index
-
-    def join(self, indices: list[int]) -> None:
-        for index in indices[1:]:
-            a, b = sorted((self._root(indices[0]), self._root(index)))
-            self.parent[b] = a
-
-    def units(self) -> tuple[Tensor, int]:
-        """Unit of every channel, numbered by first channel, and their number."""
-        roots = [self._root(index) for index in range(len(self.parent))]
-        number = {root: position for position, root in enumerate(sorted(set(roots)))}
-        return torch.tensor([number[root] for root in roots]), len(number)

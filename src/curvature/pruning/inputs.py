@@ -66,13 +66,18 @@ class Inputs:
 
 
 def flattened(output: Any) -> list[Tensor]:
-    """All tensors in a nested output, in order."""
+    """All tensors in a nested output, in order, detached."""
+    return [tensor.detach() for tensor in tensors_in(output)]
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """All tensors in a nested output, in order, with their history."""
     if isinstance(output, Tensor):
-        return [output.detach()]
+        return [output]
     if isinstance(output, Mapping):
-        return [tensor for item in output.values() for tensor in flattened(item)]
+        return [tensor for item in output.values() for tensor in tensors_in(item)]
     if isinstance(output, Sequence) and not isinstance(output, str):
-        return [tensor for item in output for tensor in flattened(item)]
+        return [tensor for item in output for tensor in tensors_in(item)]
     return []
 
 

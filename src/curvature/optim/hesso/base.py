@@ -1,6 +1,6 @@
 """Base optimisers of HESSO and the direction in which they are about to move a parameter."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from curvature.errors import ConfigError
+from curvature.optim.passes import evaluated
 
 VARIANTS = ("sgd", "adam", "adamw")
 ADAMS = ("torch", "oto")
 DIRECTIONS = ("variant", "raw")
+
+Scaled = Mapping[Tensor, Sequence[Callable[[float], None]]]
 
 
 def base_optimizer(variant: str, params: Iterable[Any], adam: str = "torch", **options: Any) -> Optimizer:
@@ -38,10 +41,11 @@ def base_optimizer(variant: str, params: Iterable[Any], adam: str = "torch", **o
 
 
 class MaskedSGD(SGD):
-    """``torch.optim.SGD`` until slices are masked; then gradients enter through the mask.
+    """``torch.optim.SGD``, but gradients enter through a mask once slices are masked.
 
     What is zero stays zero at no cost in memory traffic, which is what a plain SGD step consists of: setting it to zero
-    again after every step would take half as long as the step.
+    again after every step would take half as long as the step. On a CPU parameters are updated one by one, which for a
+    dozen tensors is a few percent faster than torch's step.
 
     Attributes:
         masks: parameter -> factors that broadcast to it, 0 where it is removed and 1 elsewhere.
@@ -57,6 +61,13 @@ class MaskedSGD(SGD):
                 raise ConfigError(f"optimizer.{key}", True, "false")
         self.masks: dict[Tensor, Tensor] = {}
 
+    def _delegates(self) -> bool:
+        """Whether torch's own step does as well, and is wanted or faster."""
+        if self.masks:
+            return False
+        wanted = any(group[key] for group in self.param_groups for key in ("foreach", "fused", "differentiable"))
+        return wanted or self.param_groups[0]["params"][0].device.type != "cpu"
+
     @torch.no_grad()
     def mask(self, masks: dict[Tensor, Tensor]) -> None:
         """Use ``masks`` from now on, and forget the momentum of what they remove."""
@@ -68,29 +79,57 @@ class MaskedSGD(SGD):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; returns what ``closure`` returns."""
-        if not self.masks:
-            return super().step(closure)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
+        self.update()
+        return loss
+
+    def update(self, scaled: Scaled | None = None, factor: float = 1.0) -> None:
+        """The update of a step, without gradients to be recorded and without what torch does around a step.
+
+        Args:
+            scaled: parameter -> what to call with ``factor`` once it is updated, while it is still in the cache. What
+                belongs to no parameter of this optimiser is called at the end.
+            factor: see ``scaled``.
+        """
+        if self._delegates():
+            super().step()
+            waiting = scaled or {}
+        else:
+            waiting = self._update_and_scale(scaled or {}, factor)
+        for scales in waiting.values():
+            for scale in scales:
+                scale(factor)
+
+    def _update_and_scale(self, scaled: Scaled, factor: float) -> Scaled:
+        """Those of ``scaled`` whose parameters are not among this optimiser's."""
+        met = 0
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._move(p, group)
-        return loss
+                    self._update(p, group)
+                if p in scaled:
+                    met += 1
+                    for scale in scaled[p]:
+                        scale(factor)
+        if met == len(scaled):
+            return {}
+        own = {p for group in self.param_groups for p in group["params"]}
+        return {p: scales for p, scales in scaled.items() if p not in own}
 
-    def _move(self, p: Tensor, group: dict[str, Any]) -> None:
-        g, keep, lr = _gradient(p, group), self.masks.get(p), float(group["lr"])
-        if not group["momentum"]:
-            _add(p, g, keep, -lr)
-            return
-        buffer = self.state[p].get("momentum_buffer")
+    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+        g, keep, rate = _gradient(p, group), self.masks.get(p) if self.masks else None, float(group["lr"])
+        if group["momentum"]:
+            p.add_(self._momentum(p, g, keep, group), alpha=-rate)
+        else:
+            _add(p, g, keep, -rate)
+
+    def _momentum(self, p: Tensor, g: Tensor, keep: Tensor | None, group: dict[str, Any]) -> Tensor:
+        buffer: Tensor | None = self.state[p].get("momentum_buffer")
         if buffer is None:
             buffer = self.state[p]["momentum_buffer"] = torch.clone(g if keep is None else g * keep).detach()
         else:
             _add(buffer.mul_(group["momentum"]), g, keep, 1 - group["dampening"])
-        p.add_(buffer, alpha=-lr)
+        return buffer
 
 
 def _add(target: Tensor, g: Tensor, keep: Tensor | None, factor: float) -> None:
@@ -130,10 +169,7 @@ class OTOAdam(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; returns what ``closure`` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:

@@ -1,6 +1,6 @@
 """HESSO-CRIC: redundant groups are identified by following them on their way to zero (Chen et al. 2024)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,9 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from curvature.errors import ConfigError
-from curvature.optim.hesso.hesso import HESSO
+from curvature.optim.hesso.hesso import HESSO, refuse
 from curvature.optim.hesso.saliency import combined
 from curvature.optim.hesso.selection import lowest
+from curvature.optim.passes import evaluated
 from curvature.pruning.space import SearchSpace
 
 COUNTERS = ("repaired", "oto")
@@ -37,14 +38,14 @@ class HESSOCRIC(HESSO):
     normalisation statistics are not restored.
 
     Args:
-        space, variant, lr, target_group_sparsity, criteria, group_divisible, direction, adam, lr_factors, seed,
-            **options: see :class:`curvature.optim.hesso.HESSO`.
+        space, variant, lr, target_group_sparsity: see :class:`curvature.optim.hesso.HESSO`.
         start_step: first step of sampling.
         sampling_steps: S, steps of a cycle.
         max_cycle_period: M; there are at most M - 1 cycles.
         tolerance: a cycle of so few groups is not run.
         hybrid_training_steps: H.
-        counter: ``repaired``: a cycle shrinks by (S-t-1)/(S-t); ``oto``: to zero in its first step, as released.
+        counter: ``repaired``: a cycle shrinks by (S-t-1)/(S-t); ``oto``: to zero in its first step,
+            as released, where the counter is one step ahead.
         termination: ``visited``: cycles go on while one of the K least salient groups has not been followed; ``oto``:
             until no step of a cycle proposed a new one.
         loss_term: what the loss at the samples without a layer's groups, over the loss at the start and the size of the
@@ -52,7 +53,12 @@ class HESSOCRIC(HESSO):
         normalisation: ``pointwise``: every sample's criteria are normalised before they are averaged, so that what two
             cycles say of their groups has no common scale; ``pooled``: afterwards.
         loss_weight: weight of that term; default 0.2, and 1 for ``oto``.
-        official: all of this as released.
+        official: all of these flags as released, and ``direction="variant"`` and ``adam="oto"``. What has no flag stays
+            ours: what a layer cannot give is taken from others, every parameter is updated in cycles, and a cycle's
+            first step scores after the reset.
+        max_steps: steps of the training; phases that may not fit are refused.
+        **options: ``criteria``, ``group_divisible``, ``direction``, ``adam``, ``lr_factors``, ``seed`` and options of
+            the base optimiser, see :class:`curvature.optim.hesso.HESSO`.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -69,10 +75,6 @@ class HESSOCRIC(HESSO):
         max_cycle_period: int = 10,
         tolerance: int = 0,
         hybrid_training_steps: int = 100,
-        criteria: Mapping[str, float] | None = None,
-        group_divisible: int = 1,
-        direction: str = "variant",
-        adam: str = "torch",
         counter: str = "repaired",
         termination: str = "visited",
         loss_term: str = "normalised",
@@ -80,13 +82,12 @@ class HESSOCRIC(HESSO):
         normalisation: str = "pointwise",
         official: bool = False,
         max_steps: int | None = None,
-        lr_factors: Mapping[str, float] | None = None,
-        seed: int = 0,
         **options: Any,
     ) -> None:
         if official:
             counter = termination = loss_term = "oto"
             normalisation = "pointwise"
+            options |= {"direction": "variant", "adam": "oto"}
         choices: dict[str, tuple[str, tuple[str, ...]]]
         choices = {"counter": (counter, COUNTERS), "termination": (termination, TERMINATIONS)}
         choices |= {"loss_term": (loss_term, LOSS_TERMS), "normalisation": (normalisation, NORMALISATIONS)}
@@ -101,20 +102,8 @@ class HESSOCRIC(HESSO):
         if max_steps is not None and target_group_sparsity > 0 and start_step + longest > max_steps:
             allowed = f"so few that sampling and hybrid training, up to {longest} steps, end by {max_steps}"
             raise ConfigError("optimizer.start_step", start_step, allowed)
-        super().__init__(
-            space,
-            variant,
-            lr,
-            target_group_sparsity,
-            start_step,
-            criteria=criteria,
-            group_divisible=group_divisible,
-            direction=direction,
-            adam=adam,
-            lr_factors=lr_factors,
-            seed=seed,
-            **options,
-        )
+        refuse(options, "pruning_steps", "pruning_periods", "selection")
+        super().__init__(space, variant, lr, target_group_sparsity, start_step, **options)
         self.sampling_steps, self.cycles, self.tolerance = sampling_steps, max_cycle_period, tolerance
         self.hybrid_steps, self.counter, self.termination = hybrid_training_steps, counter, termination
         self.loss_term, self.normalisation = loss_term, normalisation
@@ -140,8 +129,7 @@ class HESSOCRIC(HESSO):
             ConfigError: a sample needs the loss and there is none.
         """
         if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+            loss = evaluated(closure)
         self._adopt()
         pruner, sampling = self.pruner, self._sampling
         pruner.begin()
@@ -153,15 +141,13 @@ class HESSOCRIC(HESSO):
             case "cycle":
                 self._follow()
             case "hybrid":
-                self.base.step()
                 t, steps = sampling["t"], self.hybrid_steps
-                self._finish((steps - t - 1) / (steps - t), closes=t == steps - 1)
+                self._update((steps - t - 1) / (steps - t), closes=t == steps - 1)
                 sampling["t"] = t + 1
                 if t == steps - 1:
                     sampling["phase"] = "frozen"
             case _:
-                self.base.step()
-                self._finish(None, closes=False)
+                self._update()
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -238,8 +224,9 @@ class HESSOCRIC(HESSO):
             sampling["violating"] = sampling["history"] = candidates
         violating, t = sampling["violating"], sampling["t"]
         sampling["trial"] = sampling["trial"] | (candidates & ~sampling["history"])
-        self.base.step()
-        factor = 0.0 if self.counter == "oto" else (steps - t - 1) / (steps - t)
+        self._update()
+        done = (t - 1) % steps if self.counter == "oto" else t
+        factor = (steps - done - 1) / (steps - done)
         one = torch.ones_like(scores)
         self.pruner.layout.scale_(torch.where(violating, one * factor, one))
         sampling["t"] = t + 1

@@ -1,14 +1,16 @@
 """DHSPG: dual half-space projected gradient, the implicit-sparsity baseline of OTOv2 (Chen et al. 2023)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from curvature.errors import ConfigError
-from curvature.optim.hesso.hesso import HESSO
+from curvature.optim.hesso.hesso import HESSO, refuse
 from curvature.optim.hesso.saliency import GroupStatistics, normalised
+from curvature.optim.hesso.schedule import group_target
+from curvature.optim.passes import evaluated
 from curvature.pruning.space import SearchSpace
 
 DEFAULTS = {"sgd": (1e-3, 2.0, 10.0), "adam": (1e-2, 20.0, 1e3), "adamw": (1e-2, 20.0, 1e3)}
@@ -23,13 +25,15 @@ class DHSPG(HESSO):
     result x~ has <x~, x> < epsilon ||x||^2. Nothing is penalised once the target is met, which is not certain.
 
     Args:
-        space, variant, lr, target_group_sparsity, start_step, direction, adam, lr_factors, **options: see
-            :class:`curvature.optim.hesso.HESSO`.
+        space, variant, lr, target_group_sparsity, start_step: see :class:`curvature.optim.hesso.HESSO`.
         penalty: lambda; default 1e-3 for sgd and 1e-2 for adam and adamw.
         amplify: lambda_g is at least so many times what makes the norm fall; default 2 and 20.
         most: lambda_g is at most so many times lambda; default 10 and 1000.
         epsilon: of the half-space, in [0, 1).
         tolerance: share of groups chosen beyond the target.
+        max_steps: steps of the training; a later start is refused.
+        **options: ``direction``, ``adam``, ``lr_factors`` and options of the base optimiser, see
+            :class:`curvature.optim.hesso.HESSO`.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -47,53 +51,38 @@ class DHSPG(HESSO):
         most: float | None = None,
         epsilon: float = 0.0,
         tolerance: float = 0.05,
-        direction: str = "variant",
-        adam: str = "torch",
         max_steps: int | None = None,
-        lr_factors: Mapping[str, float] | None = None,
         **options: Any,
     ) -> None:
         if not 0.0 <= epsilon < 1.0:
             raise ConfigError("optimizer.epsilon", epsilon, "a number in [0, 1)")
         if max_steps is not None and start_step >= max_steps:
             raise ConfigError("optimizer.start_step", start_step, f"below max_steps={max_steps}")
-        super().__init__(
-            space,
-            variant,
-            lr,
-            target_group_sparsity,
-            start_step,
-            direction=direction,
-            adam=adam,
-            lr_factors=lr_factors,
-            **options,
-        )
+        refuse(options, "pruning_steps", "pruning_periods", "selection", "criteria", "group_divisible", "seed")
+        super().__init__(space, variant, lr, target_group_sparsity, start_step, **options)
         given = (penalty, amplify, most)
         self.penalty, self.amplify, self.most = (
             d if g is None else g for g, d in zip(given, DEFAULTS[variant], strict=True)
         )
-        self.epsilon, self.tolerance = epsilon, tolerance
+        self.target_group_sparsity, self.epsilon, self.tolerance = target_group_sparsity, epsilon, tolerance
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One training step; returns what ``closure`` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         self._adopt()
         pruner = self.pruner
         pruner.begin()
         state = pruner.state
         if not pruner.target or state["num_steps"] <= pruner.schedule.start:
-            self.base.step()
+            self._update()
             return loss
         statistics = pruner.statistics(self.directions())
         if CHOSEN not in state:
             state["pruned"] = state["pruned"].to(statistics.norm.device)
             state[CHOSEN] = self._choose(statistics)
         before = [p.clone() for p in pruner.layout.values()]
-        self.base.step()
+        self._update()
         chosen = state[CHOSEN] & ~state["pruned"] & (state["pruned"].sum() < pruner.target)
         rates = penalties(statistics, self.penalty, self.amplify, self.most)
         shrink = torch.where(chosen, rates / statistics.norm.clamp_min(1e-30), 0.0)
@@ -112,9 +101,9 @@ class DHSPG(HESSO):
         cosine = statistics.product / (statistics.norm + 1e-8) / (statistics.direction_norm + 1e-8)
         smallness = 1.0 / (statistics.norm / statistics.lengths + 1e-6)
         score = 0.5 * normalised(cosine) + 0.5 * normalised(smallness)
-        share = min(pruner.target / pruner.space.size + self.tolerance, 0.999)
+        share = min(self.target_group_sparsity + self.tolerance, 0.999)
         chosen = torch.zeros_like(statistics.norm, dtype=torch.bool)
-        chosen[torch.argsort(score, descending=True, stable=True)[: int(share * pruner.space.size)]] = True
+        chosen[torch.argsort(score, descending=True, stable=True)[: group_target(pruner.space.size, share)]] = True
         return chosen
 
 

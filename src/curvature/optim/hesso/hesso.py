@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from curvature.errors import ConfigError
 from curvature.optim.hesso.base import DIRECTIONS, MaskedSGD, base_optimizer, update_direction
 from curvature.optim.hesso.pruner import GroupPruner
+from curvature.optim.passes import evaluated
 from curvature.pruning.space import SearchSpace
 
 STATE = "pruning"
@@ -113,22 +114,25 @@ class HESSO(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One training step; returns what ``closure`` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         self._adopt()
         moment = self.pruner.begin()
         if moment.opens:
             self.pruner.choose(moment, self.directions())
-        self.base.step()
-        self._finish(moment.factor, moment.closes)
+        self._update(moment.factor, moment.closes)
         return loss
 
-    def _finish(self, factor: float | None, closes: bool) -> None:
-        masked = isinstance(self.base, MaskedSGD)
-        self.pruner.finish(factor, closes, hold=not masked)
-        if closes and masked:
+    def _update(self, factor: float | None = None, closes: bool = False) -> None:
+        base, pruner = self.base, self.pruner
+        if not isinstance(base, MaskedSGD):
+            base.step()
+            pruner.finish(factor, closes)
+            return
+        shrinking = pruner.shrinking() if factor is not None else {}
+        base.update(shrinking, factor or 0.0)
+        if closes or not shrinking:
+            pruner.finish(None if shrinking else factor, closes, hold=False)
+        if closes:
             self._mask()
 
     def _mask(self) -> None:
@@ -160,6 +164,13 @@ class HESSO(Optimizer):
         if self.state[STATE] is not self.pruner.state:  # type: ignore[index]
             self.pruner.load_state(self.state[STATE])  # type: ignore[index]
             self.state[STATE] = self.pruner.state  # type: ignore[index]
+
+
+def refuse(options: Mapping[str, Any], *keys: str) -> None:
+    """Raises ConfigError if one of ``keys``, which mean nothing to an optimiser, is among its ``options``."""
+    for key in keys:
+        if key in options:
+            raise ConfigError(f"optimizer.{key}", options[key], "absent: this optimiser has no such option")
 
 
 def _parameter_groups(space: SearchSpace, lr: float, factors: Mapping[str, float]) -> list[dict[str, Any]]:

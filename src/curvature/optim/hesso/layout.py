@@ -21,14 +21,9 @@ class GroupLayout:
     def __init__(self, space: SearchSpace) -> None:
         self.space, self.size = space, space.size
         named = dict(space.model.named_parameters(remove_duplicate=False))
-        self.members: list[tuple[Tensor, int, Tensor]] = []
-        self.touched: list[tuple[Tensor, int, Tensor]] = []
-        for cut in space.cuts("member", "auxiliary"):
-            if cut.tensor in named:
-                entry = (named[cut.tensor], cut.dim, cut.owner)
-                self.touched.append(entry)
-                if cut.role == "member":
-                    self.members.append(entry)
+        cuts = [cut for cut in space.cuts("member", "auxiliary") if cut.tensor in named]
+        self.members = _once([(named[cut.tensor], cut.dim, cut.owner) for cut in cuts if cut.role == "member"])
+        self.touched = _once([(named[cut.tensor], cut.dim, cut.owner) for cut in cuts])
         self._moved: dict[tuple[int, torch.device], Tensor] = {}
         self._lengths: Tensor | None = None
 
@@ -103,3 +98,13 @@ class GroupLayout:
             # The last entry of a padded vector stands for "no group".
             self._moved[key] = torch.where(owner < 0, self.size, owner).to(device)
         return self._moved[key]
+
+
+def _once(cuts: list[tuple[Tensor, int, Tensor]]) -> list[tuple[Tensor, int, Tensor]]:
+    """One entry for each parameter and dimension; a tied parameter has a cut under each of its names."""
+    merged: dict[tuple[int, int], tuple[Tensor, int, Tensor]] = {}
+    for p, dim, owner in cuts:
+        if (id(p), dim) in merged:
+            owner = torch.where(owner >= 0, owner, merged[id(p), dim][2])
+        merged[id(p), dim] = (p, dim, owner)
+    return list(merged.values())

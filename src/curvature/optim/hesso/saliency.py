@@ -36,8 +36,10 @@ def check_criteria(criteria: Mapping[str, float]) -> dict[str, float]:
     """``criteria`` with plain floats, without those of weight 0.
 
     Raises:
-        ConfigError: an unknown name, a negative weight, or no positive one.
+        ConfigError: no mapping, an unknown name, a negative weight, or no positive one.
     """
+    if not isinstance(criteria, Mapping):
+        raise ConfigError("optimizer.criteria", criteria, "a mapping from criteria to weights")
     known = [*CRITERIA, RANDOM]
     for name, weight in criteria.items():
         if name not in known:
