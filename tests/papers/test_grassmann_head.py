@@ -114,6 +114,14 @@ def test_hybrids_train_both_sides(optimizer, tmp_path):
     assert result.metrics["subspaces/drift"] < 1e-5 and result.metrics["subspaces/turn"] > 1e-3
 
 
+def test_subspaces_keep_single_precision_when_the_network_trains_in_half(tmp_path):
+    result = run(small(tmp_path, "trainer.precision=bf16-mixed", "max_steps=30", "callbacks.transfer=null"))
+    weights = torch.load(result.directory / "checkpoints" / "weights.pt", weights_only=True)
+    assert weights["model.head.subspaces"].dtype == torch.float32
+    assert result.metrics["subspaces/drift"] < 1e-5 and result.metrics["subspaces/turn"] > 1e-3
+    assert result.metrics["train/loss_last"] < result.metrics["train/loss_first"]
+
+
 def test_a_step_beyond_a_quarter_turn_is_seen(tmp_path):
     options = "optimizer.special.subspaces.lr=60", "callbacks.transfer=null"
     assert run(small(tmp_path, *options)).metrics["subspaces/turn"] > torch.pi / 2
@@ -133,9 +141,9 @@ def test_frozen_subspaces_do_not_move_and_principal_ones_are_those_of_the_featur
     assert result.metrics["subspaces/turn"] < 1e-4
 
 
-def module(head=None, **options):
+def module(head=None, backbone=None, **options):
     head = head or partial(GrassmannHead, subspace_dim=2)
-    network = HeadedNetwork(torch.nn.Flatten(), head, in_features=6, num_classes=3)
+    network = HeadedNetwork(backbone or torch.nn.Flatten(), head, in_features=6, num_classes=3)
     optimizer = partial(
         Hybrid,
         default=partial(torch.optim.SGD, lr=0.1),
@@ -158,8 +166,9 @@ def test_impossible_combinations_are_refused():
 
 
 def test_clipping_leaves_the_subspaces_out():
-    model = module(max_grad_norm=1.0)
-    assert model._clipped() == []
+    model = module(max_grad_norm=1.0, backbone=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 6)))
+    clipped = model._clipped()
+    assert len(clipped) == 2 and all(a is b for a, b in zip(clipped, model.model.backbone.parameters(), strict=True))
 
 
 def test_mixing_is_a_function_of_seed_and_step_and_spares_the_global_generator():

@@ -109,6 +109,12 @@ def test_mamem_is_split_by_position_and_the_eeg_network_runs_on_it(tmp_path):
     split = data.splits["test"]
     position = int(split.rows[7])
     assert torch.equal(split.labels[7], data.load()["test"].labels[position]) and int(split.labels[7]) == position % 5
+    from scipy.io import loadmat
+
+    signals = torch.from_numpy(loadmat(tmp_path / "mamem_ssvep" / "U003.mat")["x_test"]).float().double().sum((1, 2))
+    for name, trials in (("train", slice(300)), ("val", slice(300, 400)), ("test", slice(400, 500))):
+        ((inputs, _),) = data.measurement_batches(len(signals[trials]), name)
+        torch.testing.assert_close(inputs.double().sum((1, 2, 3)).sort().values, signals[trials].sort().values)
     metrics = run(cfg).metrics
     assert 0.0 <= metrics["test/accuracy"] <= 1.0 and "data/ill_conditioned" not in metrics
 
@@ -125,6 +131,12 @@ def test_hdm05_reads_a_file_for_each_sample(tmp_path):
     data.setup()
     images, labels = data.measurement_batches(data.train_size)[0]
     assert images.shape[1:] == (1, 93, 93) and set(labels.tolist()) <= {0, 1, 2} and data.test_size == 6
+    again, other = (instantiate(composed(*arguments, f"data.seed={seed}").data) for seed in (data.seed, data.seed + 1))
+    again.setup(), other.setup()
+    assert list(data.splits["test"].rows) == list(again.splits["test"].rows)
+    assert set(data.splits["test"].rows) != set(other.splits["test"].rows)
+    first, second = ([labels for _, labels in data.test_dataloader()[0]] for _ in range(2))
+    assert torch.equal(torch.cat(first), torch.cat(second)), "the test images come in one order"
     smoke = ["+debug=smoke", "tracking=offline", f"outputs={tmp_path / 'out'}"]
     metrics = run(composed(*arguments, *smoke, experiment="paper/spd_batchnorm")).metrics
     assert np.isfinite(metrics["val/loss"]) and metrics["norm/metric_moved"] > 0

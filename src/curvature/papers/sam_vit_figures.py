@@ -1,7 +1,8 @@
 """Figures of experiments/sam_vit from its finished runs: ``python -m curvature.papers.sam_vit_figures outputs=DIR``.
 
-``arms.png``: every seed of every arm; ``landscape.png``: losses of all arms on one grid of filter-normalised
-directions; ``attention.png``: what the class token looks at, from two further runs that are made if they are missing.
+``arms.csv``: what every run came to, with the means over seeds printed; ``arms.png``: every seed of every arm;
+``landscape.png``: losses of all arms on one grid of filter-normalised directions; ``attention.png``: what the class
+token looks at, from two further runs that are made if they are missing.
 """
 
 import sys
@@ -13,11 +14,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from curvature.claims.collect import collect
-from curvature.claims.plan import PlannedRun, claims_file, plan
-from curvature.claims.schema import load
 from curvature.cli import config_directory
 from curvature.fingerprint import fingerprint
+from curvature.papers.page import Page, finished_page, markdown_of_arms, write_arms
 from curvature.rundir import RunDirectory
 
 ARCHITECTURES = {"vit": "ViT", "mixer": "Mixer", "resnet": "ResNet"}
@@ -26,6 +25,20 @@ METRICS = {
     "sharpness/average_flatness": "L_N, sigma 0.05",
     "test/accuracy": "test accuracy",
     "test/corrupted_accuracy": "corrupted accuracy",
+}
+KEPT = (
+    "test/accuracy", "test/corrupted_accuracy", "test/adversarial_accuracy", "sharpness/lambda_max",
+    "sharpness/average_flatness", "train/final_loss", "norm/weights", "activity/", "time/sam_over_plain", "blocks/",
+    "ntk/condition_number", "fine_tuning/mean",
+)  # fmt: skip
+COLUMNS = {
+    "test/accuracy": "test accuracy",
+    "test/corrupted_accuracy": "corrupted accuracy",
+    "sharpness/lambda_max": "lambda_max",
+    "sharpness/average_flatness": "L_N",
+    "train/final_loss": "training loss",
+    "norm/weights": "weight norm",
+    "activity/early": "active, early",
 }
 IMAGES, RADIUS, POINTS = 256, 1.0, 21
 TOKEN = ["model=vit_desk", "model.pool=token", "model.patch_size=2", "callbacks.measures=null"]
@@ -52,7 +65,7 @@ def trained(cfg: DictConfig) -> tuple[torch.nn.Module, Any]:
     return model.double().eval(), data
 
 
-def draw_arms(runs: Sequence[PlannedRun], results: Any, path: Path) -> None:
+def draw_arms(page: Page, path: Path) -> None:
     """Points are seeds, bars means; one panel for each metric."""
     plt = pyplot()
     figure, panels = plt.subplots(
@@ -61,8 +74,7 @@ def draw_arms(runs: Sequence[PlannedRun], results: Any, path: Path) -> None:
     for panel, (metric, label) in zip(panels[0], METRICS.items(), strict=True):
         for place, short in enumerate(ARCHITECTURES):
             for shift, kind, colour in ((-0.2, "base", "tab:gray"), (0.2, "sam", "tab:blue")):
-                arm = [run for run in runs if run.arm == f"{short}-{kind}"]
-                values = [results[run.fingerprint].metrics[metric] for run in arm if run.fingerprint in results]
+                values = [run.metrics[metric] for run in page.runs if run.planned.arm == f"{short}-{kind}"]
                 panel.plot([place + shift] * len(values), values, "o", color=colour, alpha=0.5, markersize=4)
                 if values:
                     panel.plot(
@@ -148,14 +160,13 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: Hydra overrides, e.g. ``outputs=...``.
     """
-    cfg = composed(arguments)
-    file = claims_file(cfg.experiments, cfg.paper, cfg.scale)
-    claims = load(file)
-    runs = plan(claims, claims.select(["C2"]), lambda line: composed(line), list(arguments))
-    results = collect(runs, Path(cfg.outputs), cfg.paper, cfg.tracking.uri)
-    draw_arms(runs, results, file.with_name("arms.png"))
-    draw_landscape(arguments, file.with_name("landscape.png"))
-    draw_attention(arguments, file.with_name("attention.png"))
+    page = finished_page(["experiment=sam_vit", *arguments])
+    folder = page.claims.parent
+    write_arms(page, folder / "arms.csv", KEPT)
+    print(markdown_of_arms(folder / "arms.csv", COLUMNS))
+    draw_arms(page, folder / "arms.png")
+    draw_landscape(arguments, folder / "landscape.png")
+    draw_attention(arguments, folder / "attention.png")
 
 
 if __name__ == "__main__":
