@@ -9,7 +9,8 @@ run: $(VENV)/.installed
 	$(BIN)/python run.py experiment=sam_vit
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadscope --no-loadscope-reorder; \
+	together=$$?; $(BIN)/python -m pytest -m alone && exit $$together
 
 ui: $(VENV)/.installed
 	$(BIN)/python -m curvature.tracking.ui

@@ -1,46 +1,68 @@
-"""Engine, Lightning and tracking over a bare PyTorch loop: same model, same batches, same optimiser, same thread count.
+"""Engine, Lightning and tracking over a bare PyTorch loop and over a loop in the style of lightning-hydra-template.
 
-    python benchmarks/engine_overhead.py [--json FILE] [--repetitions N]
+    python benchmarks/engine_overhead.py [--repetitions N] [--desk-steps N] [--lab-steps N] [--json FILE]
 
-Ratio of the wall time per training step, medians over interleaved repetitions in one process. The engine's side
-includes metrics logging every 10 steps, the progress callback, divergence checks and checkpoints; validation is off on
-both sides, start-up is not counted.
+All sides train the same model on the same batches with the same optimiser, schedule and thread count. The engine's side
+includes the metrics of every tenth step, the progress callback, divergence checks and checkpoints. The template's side
+is what that template generates: automatic optimisation, torchmetrics for loss and accuracy, ``self.log``, a model
+summary, a progress bar, a checkpoint an epoch, and Lightning's ``MLFlowLogger``. Validation is off on all sides and
+start-up is not counted. Lab size is the ViT of the lab scale on as many tokens, of digits in place of photographs.
 """
 
-import argparse
-import json
+import logging
+import os
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import curvature  # noqa: F401  (before torchvision)
+
+# isort: split
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from curvature.benchmark import Row, main, median_ratio
+
 ROOT = Path(__file__).parents[1]
-OVERRIDES = ["experiment=sam_vit", "trainer.limit_val_batches=0", "trainer.enable_progress_bar=false", "test=false"]
+OVERRIDES = [
+    "experiment=sam_vit",
+    "optimizer=adamw",
+    "trainer.limit_val_batches=0",
+    "trainer.enable_progress_bar=false",
+    "test=false",
+    "callbacks.measures=null",
+]
+SIZES = {"desk": (), "lab": ("model=vit_lab", "model.patch_size=1", "data.batch_size=128")}
+LIMIT = 1.25
 
 
-def bare_loop(cfg: Any) -> float:
-    """Milliseconds per step of a plain training loop over the same parts."""
-    import curvature  # noqa: F401  (before torchvision)
-
-    # isort: split
-    import pytorch_lightning as pl
-    import torch
-    from hydra.utils import instantiate
-
+def parts(cfg: Any) -> tuple[pl.LightningModule, torch.optim.Optimizer, Any, Any]:
+    """The module, its optimiser and schedule, and the loader of the batches."""
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
     module = instantiate(cfg.module)
-    model, criterion = module.model.train(), module.criterion
-    optimizer = module.optimizer_factory(model.named_parameters())
+    optimizer = module.optimizer_factory(module.model.named_parameters())
     schedule = module.schedule_factory(optimizer, max_steps=cfg.max_steps)
     datamodule.stream(cfg.max_steps)
+    return module, optimizer, schedule, datamodule.train_dataloader()
+
+
+def bare_loop(cfg: Any) -> float:
+    """Milliseconds per step of a plain training loop over the same parts."""
+    module, optimizer, schedule, loader = parts(cfg)
+    model, criterion = module.model.train(), module.criterion
     start = time.perf_counter()
-    for inputs, labels in datamodule.train_dataloader():
+    for inputs, labels in loader:
         optimizer.zero_grad()
         loss = criterion(model(inputs), labels)
         loss.backward()
@@ -51,6 +73,63 @@ def bare_loop(cfg: Any) -> float:
     return 1000.0 * (time.perf_counter() - start) / cfg.max_steps
 
 
+class TemplateModule(pl.LightningModule):
+    """A classifier as that template writes it."""
+
+    def __init__(self, model: torch.nn.Module, criterion: Any, optimizer: Any, schedule: Any, classes: int) -> None:
+        super().__init__()
+        self.model, self.criterion = model, criterion
+        self._optimizer, self._schedule = optimizer, schedule
+        self.train_loss = MeanMetric()
+        self.train_acc = MulticlassAccuracy(classes, average="micro")
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, labels = batch
+        logits = self.model(inputs)
+        loss: torch.Tensor = self.criterion(logits, labels)
+        self.train_loss(loss)
+        self.train_acc(logits.argmax(1), labels)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        scheduler = {"scheduler": self._schedule, "interval": "step"}
+        return {"optimizer": self._optimizer, "lr_scheduler": scheduler}
+
+
+class Clock(pl.Callback):
+    """Wall time from the first batch to the last."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+def template_loop(cfg: Any) -> float:
+    """Milliseconds per step of the template's loop over the same parts."""
+    from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+    from pytorch_lightning.loggers import MLFlowLogger
+
+    module, optimizer, schedule, loader = parts(cfg)
+    clock, folder = Clock(), Path(cfg.outputs) / f"template-{cfg.seed}"
+    trainer = pl.Trainer(
+        max_steps=cfg.max_steps,
+        accelerator="cpu",
+        gradient_clip_val=cfg.max_grad_norm,
+        callbacks=[ModelCheckpoint(folder, save_last=True), RichProgressBar(), clock],
+        logger=MLFlowLogger("template", tracking_uri=f"sqlite:///{folder}.db"),
+        default_root_dir=folder,
+        enable_model_summary=False,
+    )
+    classes = cfg.module.num_classes
+    trainer.fit(TemplateModule(module.model, module.criterion, optimizer, schedule, classes), loader)
+    return 1000.0 * clock.seconds / cfg.max_steps
+
+
 def engine(cfg: Any) -> float:
     """Milliseconds per step of the same training through the engine, tracking on."""
     from curvature.engine import run
@@ -58,30 +137,55 @@ def engine(cfg: Any) -> float:
     return run(cfg).metrics["time/step_ms"]
 
 
-def measure(repetitions: int = 5, arm: tuple[str, ...] = ("optimizer=adamw",)) -> dict[str, float]:
-    """Median milliseconds per step of both sides and the median ratio; ``arm`` holds further overrides."""
-    from hydra import compose, initialize_config_dir
+SIDES: dict[str, Callable[[Any], float]] = {"engine": engine, "bare": bare_loop, "template": template_loop}
 
-    bare, ours = [], []
+
+def compare(
+    repetitions: int, overrides: tuple[str, ...], sides: tuple[str, ...] = ("engine", "bare")
+) -> dict[str, Any]:
+    """Milliseconds per step of each side by round; the round before the first does not count."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as outputs, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for seed in range(repetitions + 1):
-            cfg = compose("config", overrides=[*OVERRIDES, *arm, f"outputs={outputs}", f"seed={seed}"])
-            bare.append(bare_loop(cfg))
-            ours.append(engine(cfg))
-    ratios = [b / a for a, b in zip(bare[1:], ours[1:], strict=True)]
+            cfg = compose("config", overrides=[*OVERRIDES, *overrides, f"outputs={outputs}", f"seed={seed}"])
+            for side in sides:
+                times[side].append(SIDES[side](cfg))
+    return {side: found[1:] for side, found in times.items()}
+
+
+def measure(repetitions: int = 5, desk_steps: int = 600, lab_steps: int = 30) -> dict[str, Any]:
+    """Milliseconds per step by size and side.
+
+    Args:
+        repetitions: rounds, interleaved, after one that does not count.
+        desk_steps: training steps of a round at desk size.
+        lab_steps: the same at lab size.
+    """
+    for name in ("mlflow", "alembic", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    steps = {"desk": desk_steps, "lab": lab_steps}
     return {
-        "bare_ms": statistics.median(bare[1:]),
-        "engine_ms": statistics.median(ours[1:]),
-        "ratio": statistics.median(ratios),
+        size: compare(repetitions, (f"max_steps={steps[size]}", *overrides), tuple(SIDES))
+        for size, overrides in SIZES.items()
     }
 
 
+def rows(result: dict[str, Any]) -> list[Row]:
+    """The engine's step over the step of each other loop."""
+    return [
+        Row(
+            f"engine with tracking, a step at {size} size",
+            {"bare": "bare PyTorch loop", "template": "loop of lightning-hydra-template's style"}[side],
+            median_ratio(times["engine"], theirs),
+            LIMIT if side == "bare" and size == "desk" else None,
+            f"{1000 / statistics.median(times['engine']):.3g} and {1000 / statistics.median(theirs):.3g} steps/s",
+        )
+        for size, times in result.items()
+        for side, theirs in times.items()
+        if side != "engine"
+    ]
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
-    result = measure(arguments.repetitions)
-    json.dump(result, sys.stdout, indent=1)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+    main(__doc__, measure, rows)

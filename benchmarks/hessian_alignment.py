@@ -1,4 +1,4 @@
-"""Cost of a step of each method as a ratio to ERM's, against the probe loop; and selection over 54,000 records.
+"""Cost of a step of each method as a ratio to ERM's; of penalties to the probe loop's; selection over 54,000 records.
 
     python benchmarks/hessian_alignment.py [--repeats 15]
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from curvature.alignment import ERM, HGP, Frobenius, Hutchinson, Method, observe
+from curvature.alignment import ERM, HGP, Domain, Frobenius, Hutchinson, Method, observe
 from curvature.alignment.head import augmented, head_hessian_diag, mean_loss
 from curvature.benchmark import Row, interleaved, main, median_ratio
 from curvature.domainbed.records import COLUMNS, table
@@ -24,6 +24,10 @@ from curvature.models.domain_nets import headed_mlp, headed_timm
 from curvature.models.mlp import HeadedNetwork
 
 Step = Callable[[], None]
+Batch = tuple[Tensor, Tensor]
+Penalty = Callable[[Sequence[Domain], HeadedNetwork], Tensor]
+LOOP = "probe loop (R=30)"
+BEYOND = "diagonal over probe loop, beyond ERM"
 PROBED = 4
 DOMAINBED_S = 1.65
 """Seconds of DomainBed's three selections on 54,000 records, measured on another desk machine."""
@@ -33,7 +37,7 @@ SETTINGS = {
 }
 
 
-def method_step(network: HeadedNetwork, method: Method, batches: Sequence[tuple[Tensor, Tensor]]) -> Step:
+def method_step(network: HeadedNetwork, method: Method, batches: Sequence[Batch]) -> Step:
     """One optimiser step of ``method``."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     method.bind(network, len(batches))
@@ -44,12 +48,14 @@ def method_step(network: HeadedNetwork, method: Method, batches: Sequence[tuple[
     return step
 
 
-def probe_loop_step(network: HeadedNetwork, batches: Sequence[tuple[Tensor, Tensor]], probes: int) -> Step:
-    """Diagonals by a loop over probes, each a second backward pass through the head, as released code does."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+def probe_loop_penalty(domains: Sequence[Domain], network: HeadedNetwork, probes: int) -> Tensor:
+    """Diagonals and gradients by a loop over probes, each a second backward pass through the head, as released code."""
+    head = network.head
+    assert isinstance(head, nn.Linear)
+    theta = torch.cat([head.weight, head.bias.unsqueeze(1)], dim=1)
 
-    def diagonal(losses: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        (gradient,) = torch.autograd.grad(losses, theta, create_graph=True)
+    def diagonal(loss: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
         total = torch.zeros_like(theta)
         for _ in range(probes):
             signs = torch.randint_like(theta, 2) * 2 - 1
@@ -57,21 +63,38 @@ def probe_loop_step(network: HeadedNetwork, batches: Sequence[tuple[Tensor, Tens
             total = total + signs * product
         return gradient, total / probes
 
+    losses = [mean_loss(augmented(d.features) @ theta.mT, d.labels) for d in domains]
+    center = diagonal(torch.stack(losses).mean())
+    penalty = losses[0].new_zeros(())
+    for loss in losses:
+        gradient, estimate = diagonal(loss)
+        penalty = penalty + (estimate - center[1]).square().sum() + (gradient - center[0]).square().sum()
+    return penalty / len(losses)
+
+
+def probe_loop_step(network: HeadedNetwork, batches: Sequence[Batch], probes: int) -> Step:
+    """One optimiser step with :func:`probe_loop_penalty`."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+
     def step() -> None:
         domains = [observe(network, *batch) for batch in batches]
-        head = network.head
-        assert isinstance(head, nn.Linear)
-        theta = torch.cat([head.weight, head.bias.unsqueeze(1)], dim=1)
-        losses = [mean_loss(augmented(d.features) @ theta.mT, d.labels) for d in domains]
-        mean = torch.stack(losses).mean()
-        center = diagonal(mean, theta)
-        penalty = mean.new_zeros(())
-        for loss in losses:
-            gradient, estimate = diagonal(loss, theta)
-            penalty = penalty + (estimate - center[1]).square().sum() + (gradient - center[0]).square().sum()
+        loss = torch.stack([domain.loss for domain in domains]).mean() + probe_loop_penalty(domains, network, probes)
         optimizer.zero_grad()
-        (mean + penalty / len(losses)).backward()
+        loss.backward()
         optimizer.step()
+
+    return step
+
+
+def penalty_alone(network: HeadedNetwork, penalty: Penalty, batches: Sequence[Batch]) -> Step:
+    """``penalty`` of given features with its backward pass to features and head, without the body of the network."""
+    with torch.no_grad():
+        features = [network.features(inputs) for inputs, _ in batches]
+
+    def step() -> None:
+        leaves = [values.detach().requires_grad_() for values in features]
+        domains = [Domain(leaf, network.head(leaf), labels) for leaf, (_, labels) in zip(leaves, batches)]
+        penalty(domains, network).backward()
 
     return step
 
@@ -82,23 +105,42 @@ def ratios(steps: dict[str, Step], baseline: str, repeats: int) -> dict[str, flo
     return {name: median_ratio(found, times[baseline]) for name, found in times.items()}
 
 
-def step_ratios(widths: Sequence[int], classes: int, samples: int, domains: int, repeats: int) -> dict[str, float]:
-    """Ratios for one network: methods with closed forms, and the probe loop with R = 30 where C > 1."""
+def random_batches(width: int, classes: int, samples: int, domains: int) -> list[Batch]:
+    """Normal inputs and uniform labels, one batch a domain."""
     generator = torch.Generator().manual_seed(0)
-    batches = [
+    return [
         (
-            torch.randn(samples, widths[0], generator=generator),
+            torch.randn(samples, width, generator=generator),
             torch.randint(0, max(classes, 2), (samples,), generator=generator),
         )
         for _ in range(domains)
     ]
+
+
+def step_ratios(widths: Sequence[int], classes: int, samples: int, domains: int, repeats: int) -> dict[str, float]:
+    """Whole steps over ERM's for one network: methods with closed forms, and the probe loop with R = 30."""
+    batches = random_batches(widths[0], classes, samples, domains)
     methods = {"ERM": ERM(), "HGP": HGP(), "diagonal (exact)": Hutchinson(), "Frobenius (Gram)": Frobenius()}
     steps = {name: method_step(headed_mlp(widths, classes), m, batches) for name, m in methods.items()}
     steps["diagonal (shared, R=30)"] = method_step(
         headed_mlp(widths, classes), Hutchinson(diag_estimator="shared", n_probes=30), batches
     )
-    steps["probe loop (R=30)"] = probe_loop_step(headed_mlp(widths, classes), batches, 30)
-    return ratios(steps, "ERM", repeats)
+    steps[LOOP] = probe_loop_step(headed_mlp(widths, classes), batches, 30)
+    times = interleaved(steps, repeats, warmup=2)
+    found = {name: median_ratio(values, times["ERM"]) for name, values in times.items()}
+    extra = {
+        name: statistics.median(a - b for a, b in zip(times[name], times["ERM"])) for name in ("diagonal (exact)", LOOP)
+    }
+    return found | {BEYOND: extra["diagonal (exact)"] / extra[LOOP]}
+
+
+def penalty_ratios(widths: Sequence[int], classes: int, samples: int, domains: int, repeats: int) -> dict[str, float]:
+    """Penalties with their backward pass to features and head, over the probe loop's with R = 30."""
+    batches = random_batches(widths[0], classes, samples, domains)
+    penalties: dict[str, Penalty] = {"HGP": HGP().penalty, "diagonal (exact)": Hutchinson().penalty}
+    penalties[LOOP] = lambda found, network: probe_loop_penalty(found, network, 30)
+    network = headed_mlp(widths, classes)
+    return ratios({name: penalty_alone(network, p, batches) for name, p in penalties.items()}, LOOP, repeats)
 
 
 def resnet_ratios(repeats: int) -> dict[str, float]:
@@ -181,11 +223,12 @@ def head_ratios(samples: int, width: int, classes: int, repeats: int) -> dict[st
 
 
 def measure(repeats: int = 15, threads: int = 1) -> dict[str, Any]:
-    """Step ratios of three networks, the head's diagonal alone, and the seconds of a selection."""
+    """Step ratios of three networks, penalties and the head's diagonal alone, and the seconds of a selection."""
     torch.set_num_threads(threads)
     count, seconds = selection_seconds()
     return {
         "steps": {name: step_ratios(*setting, repeats) for name, setting in SETTINGS.items()},
+        "penalties": {name: penalty_ratios(*setting, repeats) for name, setting in SETTINGS.items()},
         "resnet": resnet_ratios(max(3, repeats // 3)),
         "head": head_ratios(256, 512, 7, repeats),
         "selection": {"checkpoints": count, "seconds": seconds},
@@ -199,8 +242,12 @@ def rows(result: dict[str, Any]) -> list[Row]:
         for method in ("HGP", "diagonal (exact)", "Frobenius (Gram)"):
             limit = 1.35 if index == 0 and "Gram" not in method else None
             found.append(Row(f"{method} step", "ERM step", ratios_[method], limit, name))
-        loop = ratios_["probe loop (R=30)"]
-        found.append(Row("diagonal (exact) step", "probe loop, R=30", ratios_["diagonal (exact)"] / loop, 0.2, name))
+        whole = ratios_["diagonal (exact)"] / ratios_[LOOP]
+        found.append(Row("diagonal (exact) step", "probe loop step, R=30", whole, 0.2, name))
+        found.append(Row("diagonal (exact) step - ERM step", "probe loop step - ERM step", ratios_[BEYOND], 0.2, name))
+        for method in ("HGP", "diagonal (exact)"):
+            ratio = result["penalties"][name][method]
+            found.append(Row(f"{method} penalty alone", "probe loop alone, R=30", ratio, 0.2, name))
     for method in ("HGP", "diagonal (exact)"):
         note = "ResNet-50, 3 x 8 images of 64x64"
         found.append(Row(f"{method} step", "ERM step", result["resnet"][method], 1.05, note))

@@ -126,7 +126,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 FirstJobId={random.SystemRandom().randrange(1000, 9000)}
 JobRequeue=1
 ReturnToService=2

@@ -1,17 +1,20 @@
 """Values of a config against the annotated types of what they are handed to."""
 
-import math
+import contextlib
 import types
 import typing
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from curvature.errors import ConfigError
 
 PLAIN = (int, float, str, bool, type(None))
-CONTAINERS = (list, Sequence, Collection, Iterable)
+CONTAINERS = (list, tuple, Sequence, Collection, Iterable)
+LARGEST = float(np.finfo(np.float32).max)
+"""Beyond it a number becomes infinite or an error somewhere in float32."""
 
 
 def check_arguments(node: Any, key: str) -> None:
@@ -34,8 +37,10 @@ def check_arguments(node: Any, key: str) -> None:
         return
     hints = _hints(node.get("_target_"))
     for name, value in ((str(name), value) for name, value in node.items()):
-        if isinstance(value, float) and math.isnan(value):
-            raise ConfigError(f"{key}.{name}", value, "a number")
+        if isinstance(value, float) and not abs(value) <= LARGEST:
+            raise ConfigError(f"{key}.{name}", value, f"a number between -{LARGEST:.3g} and {LARGEST:.3g}")
+        if name == "seed" and isinstance(value, int) and value < 0:
+            raise ConfigError(f"{key}.{name}", value, "an integer >= 0")
         if name in hints:
             _check(value, hints[name], f"{key}.{name}")
         check_arguments(value, f"{key}.{name}")
@@ -47,10 +52,12 @@ def _check(value: Any, hint: Any, key: str) -> None:
     from pydantic import TypeAdapter, ValidationError
 
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    try:
-        TypeAdapter(hint).validate_python(plain, strict=True)
-    except ValidationError:
-        raise ConfigError(key, plain, f"a value of type {_described(hint)}") from None
+    adapter = TypeAdapter(hint)
+    for form in (plain, tuple(plain)) if isinstance(plain, list) else (plain,):
+        with contextlib.suppress(ValidationError):
+            adapter.validate_python(form, strict=True)
+            return
+    raise ConfigError(key, plain, f"a value of type {_described(hint)}")
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -77,7 +84,7 @@ def _is_plain(hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return all(_is_plain(argument) for argument in arguments)
     if origin in CONTAINERS:
-        return all(_is_plain(argument) for argument in arguments)
+        return all(_is_plain(argument) for argument in arguments if argument is not Ellipsis)
     return hint in PLAIN
 
 

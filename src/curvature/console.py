@@ -73,24 +73,31 @@ def summary(
     console.print(f"MLflow run     {run_id or 'not delivered yet'}", soft_wrap=True)
     if not delivered:
         console.print("[yellow]part of the log is still on disk: the next run or report.py delivers it[/yellow]")
+    _browse(console, uri)
+
+
+def _browse(console: "Console", uri: str) -> None:
     from curvature.tracking import ui_command
 
     console.print(f"browse         {ui_command(uri)}", soft_wrap=True)
 
 
-def already_finished(directory: Path, record: Mapping[str, Any]) -> None:
+def already_finished(directory: Path, record: Mapping[str, Any], uri: str) -> None:
     """Print the results of a run that needs no repeat."""
     title = f"{record.get('paper')}: {record.get('arm')}, seed {record.get('seed')}: already finished"
     _metrics_table(title, record.get("metrics", {}))
     console = _console()
     console.print(f"run directory  {_relative(directory)}", soft_wrap=True)
     console.print(f"MLflow run     {record.get('mlflow_run_id')}", soft_wrap=True)
+    _browse(console, uri)
     console.print("nothing was trained; force=true starts over")
 
 
-def stopped(status: str, reason: str, directory: Path) -> None:
+def stopped(status: str, reason: str, directory: Path, uri: str) -> None:
     """Print how an unfinished run ended."""
-    _console().print(f"[yellow]{status}[/yellow]: {reason}\nrun directory  {_relative(directory)}", soft_wrap=True)
+    console = _console()
+    console.print(f"[yellow]{status}[/yellow]: {reason}\nrun directory  {_relative(directory)}", soft_wrap=True)
+    _browse(console, uri)
 
 
 def _metrics_table(title: str, metrics: Mapping[str, float]) -> None:

@@ -6,9 +6,11 @@ The engine knows no paper by name. What a config must hold is in :mod:`curvature
 
 import contextlib
 import logging
+import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from curvature.cluster import environment
 from curvature.errors import CurvatureError
 from curvature.fingerprint import fingerprint, processes
 from curvature.rundir import FAILED, FINISHED, KILLED, RUNNING, RunDirectory, write_atomically
-from curvature.validation import validate
+from curvature.validation import check_limits, validate
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -75,7 +77,7 @@ def run(cfg: DictConfig) -> RunResult:
     with directory.locked(), interrupt.handled():
         record = directory.read()
         if record.get("status") == FINISHED and not cfg.force:
-            console.already_finished(directory.path, record)
+            console.already_finished(directory.path, record, _tracking_uri(cfg))
             metrics, run_id = record.get("metrics", {}), record.get("mlflow_run_id")
             return RunResult(address, directory.path, FINISHED, metrics, run_id, trained=False)
         return _lead(cfg, directory)
@@ -100,14 +102,14 @@ class _Parts:
 
 
 def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
-    from curvature.tracking import Tracker, default_uri
+    from curvature.tracking import Tracker
 
     parts = _build(cfg)
     arm = console.arm_name(cfg)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     tracker = Tracker(
         directory.path,
-        cfg.tracking.uri or default_uri(Path(cfg.outputs)),
+        _tracking_uri(cfg),
         experiment=cfg.paper,
         run_name=f"{arm}-s{cfg.seed}",
         tags=_tags(cfg, arm, directory.fingerprint),
@@ -130,12 +132,12 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
         reason=None,
         stretch=environment.stretch(),
     )
-    environment.link_logs(directory.path)
-    console.plan(cfg, arm, directory.path, parts.module, parts.datamodule, resuming=attempt > 1)
-    tracker.start()
-    tracker.log_artifact(directory.path / "config.yaml")
     started = time.monotonic()
     try:
+        environment.link_logs(directory.path)
+        console.plan(cfg, arm, directory.path, parts.module, parts.datamodule, resuming=attempt > 1)
+        tracker.start()
+        tracker.log_artifact(directory.path / "config.yaml")
         metrics = _train_and_test(cfg, parts, trainer, directory, tracker)
         for path in sorted(directory.artifacts.rglob("*")):
             if path.is_file():
@@ -150,13 +152,19 @@ def _lead(cfg: DictConfig, directory: RunDirectory) -> RunResult:
             raise error from None
         tracker.finish(status, timeout_s=cfg.tracking.finish_seconds)
         directory.update(mlflow_run_id=tracker.run_id)
-        console.stopped(status, reason, directory.path)
+        console.stopped(status, reason, directory.path, tracker.uri)
         raise
     directory.update(status=FINISHED, metrics=metrics, seconds=time.monotonic() - started)
     delivered = tracker.finish(FINISHED, timeout_s=cfg.tracking.finish_seconds)
     directory.update(mlflow_run_id=tracker.run_id)
     console.summary(cfg, arm, metrics, directory.path, tracker.run_id, tracker.uri, delivered)
     return RunResult(directory.fingerprint, directory.path, FINISHED, metrics, tracker.run_id)
+
+
+def _tracking_uri(cfg: DictConfig) -> str:
+    from curvature.tracking import default_uri
+
+    return str(cfg.tracking.uri or default_uri(Path(cfg.outputs)))
 
 
 def _follow(cfg: DictConfig, directory: RunDirectory) -> RunResult:
@@ -199,15 +207,25 @@ def _build(cfg: DictConfig) -> _Parts:
         callbacks = [instantiate(item) for item in (cfg.callbacks or {}).values() if item is not None]
         check = getattr(module, "check_data", None)
         if check is not None:
-            check(datamodule, processes(cfg))
+            _call(check, datamodule, processes(cfg))
+        check_limits(cfg, datamodule)
     return _Parts(datamodule, module, callbacks)
+
+
+def _call(check: Callable[..., None], *arguments: Any) -> None:
+    """A module's own check; whatever it trips over is a config that cannot work."""
+    try:
+        check(*arguments)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CurvatureError(f"module and data of this config do not fit together: {reason}") from error
 
 
 def _trainer(cfg: DictConfig, parts: _Parts, directory: RunDirectory, tracker: "Tracker | NullTracker") -> "pl.Trainer":
     import pytorch_lightning as pl
 
     from curvature.callbacks.checkpoint import ResumableCheckpoint
-    from curvature.callbacks.divergence import StopOnDivergence
+    from curvature.callbacks.divergence import StopOnDivergence, check_weights
     from curvature.callbacks.progress import ProgressBar
     from curvature.tracking.lightning import RunLogger
 
@@ -215,6 +233,7 @@ def _trainer(cfg: DictConfig, parts: _Parts, directory: RunDirectory, tracker: "
 
     def before_save() -> None:
         divergence.check()
+        check_weights(parts.module, parts.module.global_step)
         tracker.sync()
 
     checkpoint = ResumableCheckpoint(directory.checkpoints, cfg.checkpoint.every_n_steps, before_save)
@@ -249,6 +268,7 @@ def _train_and_test(
     tracker: "Tracker | NullTracker",
 ) -> dict[str, float]:
     from curvature.callbacks.checkpoint import ResumableCheckpoint, latest_intact
+    from curvature.callbacks.divergence import Diverged
 
     resume_from, damaged = latest_intact(directory.checkpoints)
     for path in damaged:
@@ -275,6 +295,9 @@ def _train_and_test(
         metrics |= _as_floats(getattr(callback, "results", {}))
     metrics |= _as_floats(getattr(parts.module, "results", {}))
     tracker.log_metrics(metrics, trainer.global_step)
+    for name in ("val/loss", "test/loss"):
+        if not math.isfinite(metrics.get(name, 0.0)):
+            raise Diverged(trainer.global_step, name)
     if trainer.is_global_zero:
         directory.checkpoints.mkdir(parents=True, exist_ok=True)
         _save_weights(parts.module, directory.checkpoints / "weights.pt")
@@ -357,6 +380,8 @@ def _config_errors() -> Any:
     except Exception as error:
         if type(error).__name__ == "MisconfigurationException":
             raise CurvatureError(f"trainer: {error}") from error
+        if type(error).__name__ in ("_LinAlgError", "ArpackError"):
+            raise CurvatureError(f"a decomposition failed, as it does when weights diverge: {error}") from error
         raise
 
 

@@ -39,6 +39,12 @@ def validate(cfg: DictConfig) -> None:
     _integer("trainer.num_nodes", cfg.trainer.num_nodes, least=1)
     _integer("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps, least=1)
     _interval("trainer.val_check_interval", cfg.trainer.val_check_interval)
+    if cfg.trainer.get("check_val_every_n_epoch") is not None:
+        _integer("trainer.check_val_every_n_epoch", cfg.trainer.check_val_every_n_epoch, least=1)
+    if not isinstance(cfg.cost, str | None):
+        raise ConfigError("cost", cfg.cost, "null or a few words")
+    if not isinstance(cfg.callbacks, DictConfig | None):
+        raise ConfigError("callbacks", cfg.callbacks, "null, or configs with a _target_ by name")
     if cfg.matmul_precision not in (None, *PRECISIONS):
         raise ConfigError("matmul_precision", cfg.matmul_precision, f"null, or one of {', '.join(PRECISIONS)}")
     _number("lr", cfg.lr, above=0.0)
@@ -51,6 +57,30 @@ def validate(cfg: DictConfig) -> None:
         raise ConfigError("outputs", cfg.outputs, "a directory, or a path where one can be made")
     if cfg.data_root is not None and not (isinstance(cfg.data_root, str) and Path(cfg.data_root).is_dir()):
         raise ConfigError("data_root", cfg.data_root, "an existing directory (also settable as CURVATURE_DATA)")
+
+
+def check_limits(cfg: DictConfig, datamodule: Any) -> None:
+    """Refuse shares of batches that leave none; Lightning would say so of test batches after training.
+
+    Args:
+        cfg: the whole config.
+        datamodule: set up, with the loaders in question.
+
+    Raises:
+        ConfigError: ``trainer.limit_val_batches`` or ``trainer.limit_test_batches``.
+    """
+    import pytorch_lightning as pl
+
+    for key, method in (("limit_val_batches", "val_dataloader"), ("limit_test_batches", "test_dataloader")):
+        share = cfg.trainer.get(key)
+        given = getattr(type(datamodule), method) is not getattr(pl.LightningDataModule, method)
+        if not given or not isinstance(share, float) or not 0.0 < share < 1.0:
+            continue
+        loaders = getattr(datamodule, method)()
+        fewest = min(len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders]))
+        if int(share * fewest) < 1:
+            allowed = f"null, an integer, or a share of at least 1/{fewest}, since a loader has {fewest} batches"
+            raise ConfigError(f"trainer.{key}", share, allowed)
 
 
 def _devices(value: Any) -> None:

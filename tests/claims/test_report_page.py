@@ -39,8 +39,23 @@ def test_report_reads_on_phone_and_desktop(report, page, screenshots, width):
     page.on("requestfailed", lambda request: problems.append(request.url))
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(report.as_uri())
+    assert page.locator(".counts").inner_text().split() == [
+        "reproduced",
+        "1",
+        "contradicted",
+        "0",
+        "inconclusive",
+        "0",
+        "not",
+        "testable",
+        "0",
+        "not",
+        "run",
+        "1",
+    ]
     assert page.get_by_text("<b>Sharpness</b> & more").is_visible(), "titles are text, not markup"
     page.screenshot(path=screenshots / f"scoreboard-{width}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.get_by_role("link", name="Sharpness").click()
     page.get_by_text("id-sam-2").wait_for(state="attached")
     assert page.locator("img").evaluate_all("all => all.every(image => image.naturalWidth > 100)")

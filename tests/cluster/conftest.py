@@ -18,7 +18,7 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClu
 @pytest.fixture(scope="module")
 def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A second cluster, side by side with the first, that the tests of a module may break."""
-    cluster = start_cluster(tmp_path_factory.mktemp("own"))
+    cluster = start_cluster(tmp_path_factory.mktemp("own"), MessageTimeout=5)
     yield cluster
     stop_cluster(cluster)
 

@@ -116,6 +116,12 @@ class SlurmCluster:
         """Kill the slurmd of a node."""
         os.kill(self.status()["daemons"][name]["pid"], signal.SIGKILL)
 
+    def lose_controller(self) -> None:
+        """Stop slurmctld as for an upgrade; ``up`` brings it back."""
+        pid = self.status()["daemons"]["slurmctld"]["pid"]
+        os.kill(pid, signal.SIGTERM)
+        self.wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the controller to stop")
+
 
 class Demo:
     """``demo_app`` with its outputs in ``directory``."""
@@ -318,12 +324,12 @@ class Finished:
         assert stored == self.on_disk()
 
 
-def start_cluster(directory: Path, slurmd_timeout_s: int | None = None) -> SlurmCluster:
+def start_cluster(directory: Path, **settings: int) -> SlurmCluster:
     """Start a cluster; skips the test where Slurm cannot be had, unless this is CI.
 
     Args:
         directory: scratch directory.
-        slurmd_timeout_s: after how long a silent node is given up.
+        **settings: of slurm.conf, e.g. ``SlurmdTimeout``, the seconds after which a silent node is given up.
     """
     in_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
     install = [] if in_ci else ["--no-install"]
@@ -335,10 +341,10 @@ def start_cluster(directory: Path, slurmd_timeout_s: int | None = None) -> Slurm
         subprocess.run([sys.executable, str(TOOL), "down", "--directory", str(directory)], check=False)
         pytest.fail(done.stderr)
     cluster = SlurmCluster(directory)
-    if slurmd_timeout_s is not None:
-        configuration = directory / "slurm.conf"
-        text = configuration.read_text()
-        configuration.write_text(re.sub("SlurmdTimeout=[0-9]+", f"SlurmdTimeout={slurmd_timeout_s}", text))
+    configuration = directory / "slurm.conf"
+    for name, value in settings.items():
+        configuration.write_text(re.sub(f"{name}=[0-9]+", f"{name}={value}", configuration.read_text()))
+    if settings:
         cluster("scontrol", "reconfigure")
     return cluster
 

@@ -55,6 +55,7 @@ print((launched - sbatch) / len(jobs))
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["fresh", "some_seeds_finished"])
+@pytest.mark.alone
 def test_launching_200_jobs_of_sam_vit_costs_at_most_50_ms_each(demo, begun):
     script = demo.directory / "launch.py"
     script.write_text(LAUNCH)
@@ -94,6 +95,7 @@ def test_quick_composition_equals_that_of_hydra(overrides):
             assert OmegaConf.to_yaml(composer.compose(line), resolve=True) == OmegaConf.to_yaml(whole, resolve=True)
 
 
+@pytest.mark.alone
 def test_polling_asks_once_for_all_jobs_and_grows_linearly(slurm_cluster, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_CONF", slurm_cluster.environment["SLURM_CONF"])
 

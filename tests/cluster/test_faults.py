@@ -35,10 +35,10 @@ def common(tracking_server) -> tuple[str, ...]:
 def time_limited(slurm_cluster, common, tmp_path_factory):
     """A run that meets its time limit twice, once more than allowed. It takes SLURM minutes: in the background.
 
-    SLURM looks at limits every 30 s; the second look brings the signal, and leaves minutes to save.
+    SLURM looks at limits every 30 s; the second or third look brings the signal, and leaves minutes to save.
     """
     application = SamViT(slurm_cluster, tmp_path_factory.mktemp("limit"))
-    limit = ("slurm.timeout_min=4", "slurm.signal_delay_s=180", "slurm.max_num_timeout=1")
+    limit = ("slurm.timeout_min=4", "slurm.signal_delay_s=195", "slurm.max_num_timeout=1")
     arguments = (*common, *limit, gates(10, LATE))
     yield application, arguments, application.launch(["limit"], *arguments)
     application.cancel()
@@ -47,7 +47,7 @@ def time_limited(slurm_cluster, common, tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def on_a_lost_node(time_limited, common, tmp_path_factory):
     """A run on a node that SLURM loses; its processes live on unseen. In the background."""
-    cluster = start_cluster(tmp_path_factory.mktemp("lostnode"), slurmd_timeout_s=15)
+    cluster = start_cluster(tmp_path_factory.mktemp("lostnode"), SlurmdTimeout=15)
     application = SamViT(cluster, tmp_path_factory.mktemp("lost"))
     process = application.launch(["lost"], *common, gates(LATE))
     application.wait_for(process, lambda: application.holds("lost", LATE), "the run is held")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_harness import TOOL, UNAVAILABLE
+from slurm_harness import TOOL, UNAVAILABLE, Demo
 
 sys.path.insert(0, str(TOOL.parent))
 import processes
@@ -48,7 +48,7 @@ def test_unknown_account_is_refused(slurm_cluster):
 
 def test_daemon_that_cannot_start_is_named_with_its_log(own_cluster):
     cluster = own_cluster
-    os.kill(cluster.status()["daemons"]["slurmctld"]["pid"], signal.SIGKILL)
+    cluster.lose_controller()
     configuration = cluster.directory / "slurm.conf"
     original = configuration.read_text()
     configuration.write_text(original.replace("SelectType=select/cons_tres", "SelectType=select/nonsense"))
@@ -59,6 +59,34 @@ def test_daemon_that_cannot_start_is_named_with_its_log(own_cluster):
     assert "slurmctld" in done.stderr
     assert "select/nonsense" in done.stderr
     cluster(*command)
+
+
+def test_jobs_wait_for_a_controller_that_is_away(own_cluster, tmp_path):
+    """First when srun could not start the task, then while a saved run wants to go back into the queue."""
+    cluster, demo = own_cluster, Demo(own_cluster, tmp_path)
+    arrived, go = tmp_path / "arrived", tmp_path / "go"
+    # What srun says if the controller is reconfigured in the moment in which it is asked.
+    words = "srun: error: Unable to create step for job 7: Zero Bytes were transmitted or received"
+    unlucky = f"touch {arrived}; until [ -e {go} ]; do sleep 0.1; done; echo {words} >&2; return 1"
+    setup = f'"[ -e {go} ] || srun() {{ {unlucky}; }}"'
+    process = demo.start("steps=8", "hold=5", f"slurm.setup=[{setup}]", "slurm.cpus_per_task=1")
+
+    cluster.wait_until(arrived.exists, "the batch script to start")
+    cluster.lose_controller()
+    go.touch()
+    cluster.wait_until(lambda: list(demo.outputs.glob("slurm/*/*.crashes")), "the start to fail")
+    cluster(sys.executable, TOOL, "up", "--directory", cluster.directory)
+
+    cluster.wait_until(demo.held, "the run to be held")
+    (job,) = (row["job"] for row in json.loads(next(demo.outputs.glob("slurm/*/jobs.json")).read_text()))
+    task = cluster.task(job)
+    cluster.lose_controller()
+    os.kill(task, signal.SIGUSR2)
+    cluster.wait_until(lambda: "asking again" in demo.logs(), "the job to ask in vain")
+    cluster(sys.executable, TOOL, "up", "--directory", cluster.directory)
+    out, error = demo.output(process)
+    assert process.returncode == 0, out + error + demo.logs()
+    assert demo.steps() == [list(range(8))]
 
 
 def test_up_repairs_and_down_leaves_nothing(own_cluster):

@@ -7,11 +7,14 @@ import json
 import os
 import random
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from slurm_harness import PATIENCE_S, ROOT, Finished, SamViT
+from slurm_harness import PATIENCE_S, ROOT, Finished, SamViT, SlurmCluster
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
@@ -20,6 +23,7 @@ RUNS = 4
 STEPS = 200
 SEED = 0
 MEAN_PAUSE_S = 4.0
+LOOK_S = 5.0
 KILLED = {"kill -9 of the task": "python", "kill -9 of slurmstepd": "slurmstepd"}
 SENT = {
     "scontrol requeue": ("scontrol", "requeue"),
@@ -39,6 +43,24 @@ def hit(application: SamViT, job: str, fault: str) -> bool:
     return True
 
 
+@contextmanager
+def attentive(cluster: SlurmCluster) -> Iterator[None]:
+    """SLURM looks at what its nodes really run every few seconds; by itself it does so every few minutes."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            cluster("scontrol", "reconfigure")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
+
+
 def in_order_of_seeds(application: SamViT) -> list[Path]:
     return sorted(application.directories(), key=lambda path: json.loads((path / "run.json").read_text())["seed"])
 
@@ -50,8 +72,6 @@ def disturb(application: SamViT, process: subprocess.Popen[str]) -> list[tuple[f
         assert process.poll() is None, f"the sweep was over after {len(kills)} faults"
         assert time.monotonic() < began + 2 * PATIENCE_S
         time.sleep(chance.expovariate(1 / MEAN_PAUSE_S))
-        # It looks at what its nodes really run; by itself it does so every few minutes.
-        application.cluster("scontrol", "reconfigure")
         shown = application.cluster("squeue", "-h", "-t", "R", "-o", "%i", "-j", *application.arrays())
         fault = chance.choice([*KILLED, *SENT])
         running = sorted(shown.split())
@@ -65,11 +85,11 @@ def test_twenty_random_faults_change_nothing(slurm_cluster, tracking_server, tmp
     common = ("hydra/sweeper=basic", f"max_steps={STEPS}", f"tracking.uri={tracking_server.uri}")
     sweep = (*common, f"seed=range(0,{RUNS})", "slurm.array_parallelism=3")
     disturbed, undisturbed = (SamViT(slurm_cluster, tmp_path_factory.mktemp(name)) for name in ("hit", "calm"))
-    process = disturbed.start(*sweep, "callbacks.gate.pause_s=0.1", f"slurm.max_crashes={KILLS}")
-    slurm_cluster.wait_until(disturbed.directories, "the first run")
-    kills = disturb(disturbed, process)
-    slurm_cluster("scontrol", "reconfigure")
-    out, error = disturbed.output(process)
+    process = disturbed.start(*sweep, "+callbacks.gate.pause_s=0.1", f"slurm.max_crashes={KILLS}")
+    disturbed.wait_for(process, disturbed.directories, "the first run")
+    with attentive(slurm_cluster):
+        kills = disturb(disturbed, process)
+        out, error = disturbed.output(process)
     assert process.returncode == 0, out + error + disturbed.logs()
     calm = undisturbed.run(*sweep)
     assert calm.returncode == 0, calm.stdout + calm.stderr

@@ -26,7 +26,8 @@ def test_composes_and_resolves(experiment, tmp_path):
     cfg = composed(f"experiment={experiment}", f"data_root={tmp_path}")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     validate(cfg)
-    assert cfg.paper == experiment.rsplit("/", 1)[-1]
+    name = experiment.rsplit("/", 1)[-1]
+    assert name == cfg.paper or name.startswith(f"{cfg.paper}_")
     expected = experiment.split("/")[0] if "/" in experiment else "desk"
     assert cfg.scale == expected
     assert cfg.cost

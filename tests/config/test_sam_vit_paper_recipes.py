@@ -25,6 +25,9 @@ MODELS = {
     "sam_resnet50": (25_557_032, 0.02, 25),
     "sam_resnet101": (44_549_160, 0.05, 48),
     "sam_resnet152": (60_192_808, 0.02, 70),
+    "sam_resnet50x2": (97_953_576, 0.05, 4 * 25),
+    "sam_resnet101x2": (173_817_640, 0.05, 4 * 48),
+    "sam_resnet152x2": (236_300_072, 0.05, 4 * 70),
 }
 
 
@@ -43,7 +46,7 @@ def test_bill(recipe, expected):
 
 def test_every_recipe_is_billed():
     assert set(MODELS) < set(recipes())
-    assert len(recipes()) == 15
+    assert len(recipes()) == 18
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipes() if name not in MODELS])

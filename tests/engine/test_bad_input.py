@@ -1,6 +1,10 @@
 """What cannot work fails before anything is spent, with the key, the value and what is allowed."""
 
+import re
+import sqlite3
+
 import pytest
+import torch
 
 EXPERIMENT = ["experiment=sam_vit", "+debug=smoke"]
 
@@ -23,6 +27,8 @@ EXPERIMENT = ["experiment=sam_vit", "+debug=smoke"]
         (["optimizer.rho=-0.1"], ["rho", "-0.1"]),
         (["scale=huge"], ["scale='huge'", "desk"]),
         (["trainer.precision=77"], ["77"]),
+        (["trainer.limit_test_batches=0.3"], ["trainer.limit_test_batches=0.3", "1/2"]),
+        (["trainer.limit_val_batches=0.3"], ["trainer.limit_val_batches=0.3", "1/1"]),
         (["trainer.devices=auto"], ["trainer.devices='auto'", ">= 1"]),
     ],
 )
@@ -50,9 +56,26 @@ def test_no_experiment_says_what_to_type(command):
     assert "experiment=sam_vit" in result.stderr and "experiment=lab/sam_vit" in result.stderr
 
 
-def test_infinite_loss_stops_the_run_as_failed(command, tmp_path):
-    result = command("run.py", *EXPERIMENT, "lr=1e30", "optimizer=sgd", "max_grad_norm=null", "max_steps=40")
+@pytest.mark.parametrize("optimizer", ["sgd", "sam"])
+def test_infinite_loss_stops_the_run_as_failed(command, tmp_path, optimizer):
+    never = ("lr=1e30", f"optimizer={optimizer}", "max_grad_norm=null", "max_steps=40", "checkpoint.every_n_steps=1")
+    result = command("run.py", *EXPERIMENT, *never)
     assert result.returncode == 1
-    assert "the training loss at step" in result.stderr and "not finite" in result.stderr
+    step = int(re.search(r"(?:the training loss|a weight) at step (\d+) is not finite", result.stderr)[1])
+    assert 1 <= step <= 3
+    assert "browse " in result.stdout
+    (record,) = (tmp_path / "outputs" / "runs" / "sam_vit").glob("*/run.json")
+    assert '"status": "FAILED"' in record.read_text()
+    with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as database:
+        assert database.execute("SELECT status FROM runs").fetchall() == [("FAILED",)]
+    weights = torch.load(record.parent / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"].values()
+    assert all(torch.isfinite(weight).all() for weight in weights)
+
+
+def test_divergence_in_the_last_step_is_no_finished_run(command, tmp_path):
+    once = ("lr=1e30", "optimizer=sgd", "max_grad_norm=null", "max_steps=1", "callbacks.measures=null")
+    result = command("run.py", *EXPERIMENT, *once)
+    assert result.returncode == 1
+    assert "at step 1 is not finite" in result.stderr
     (record,) = (tmp_path / "outputs" / "runs" / "sam_vit").glob("*/run.json")
     assert '"status": "FAILED"' in record.read_text()

@@ -13,12 +13,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).parents[2] / "conf"
-SECONDS = 25
-SMALL = [
+SECONDS = 60
+SMOKE = ["+debug=smoke", "tracking=offline", "max_steps=2"]
+VIT = [
     "experiment=sam_vit",
-    "+debug=smoke",
-    "tracking=offline",
-    "max_steps=2",
     "model.width=8",
     "model.mlp_width=8",
     "model.depth=1",
@@ -27,6 +25,20 @@ SMALL = [
     "callbacks.measures.draws=1",
     "+callbacks.step_time.repetitions=5",
 ]
+SMALL = {
+    "adamw": [*VIT, "optimizer=adamw"],
+    "sam": [*VIT, "optimizer=sam"],
+    "asam": [*VIT, "optimizer=asam"],
+    "gsam": [*VIT, "optimizer=gsam"],
+    "sgd_stability": ["experiment=sgd_stability", "grid=[0.02]"],
+    "hessian_alignment": ["experiment=hessian_alignment", "method=hutchinson"],
+    "spd_batchnorm": ["experiment=spd_batchnorm"],
+    "grassmann_head": ["experiment=grassmann_head"],
+    "hesso": ["experiment=hesso", "module.pretrain_steps=0"],
+    "lml_diffusion": ["experiment=lml_diffusion", "module.steps=[5]", "module.samples=64"],
+    "diffusion_gauge": ["experiment=diffusion_gauge"],
+    "policy_gradient": ["experiment=policy_gradient", "data.trajectories=2", "data.environment.horizon=10"],
+}
 LEFT_ALONE = {"hydra", "paper", "outputs", "experiments", "_target_", "_partial_", "_convert_", "slurm"}
 """Where a run writes, what it is, and what hands on to a cluster."""
 STARTS_PROCESSES = {
@@ -62,19 +74,19 @@ def leaves(node, prefix=""):
 
 def small_config(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=[*SMALL, *overrides])
+        return compose("config", overrides=[*overrides, *SMOKE])
 
 
-BASE = {optimizer: small_config(f"optimizer={optimizer}") for optimizer in ("adamw", "sam", "asam", "gsam")}
-KEYS = {optimizer: sorted(leaves(cfg)) for optimizer, cfg in BASE.items()}
+BASE = {name: small_config(*overrides) for name, overrides in SMALL.items()}
+KEYS = {name: sorted(leaves(cfg)) for name, cfg in BASE.items()}
 
 
-def attempt(outputs, optimizer, changes):
+def attempt(outputs, name, changes):
     """Status of the run, or the message of its error; whatever else it raises is a failure of the test."""
     from curvature.engine import run
     from curvature.errors import CurvatureError
 
-    cfg = BASE[optimizer].copy()
+    cfg = BASE[name].copy()
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value, merge=False, force_add=True)
     cfg.outputs = str(outputs)
@@ -99,16 +111,16 @@ def outputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def deadline(outputs):
-    for optimizer in BASE:
-        assert attempt(outputs, optimizer, {}) == "FINISHED"
+    for name in BASE:
+        assert attempt(outputs, name, {}) == "FINISHED"
     return time.monotonic() + SECONDS
 
 
 @st.composite
 def changes(draw):
-    optimizer = draw(st.sampled_from(sorted(BASE)))
-    keys = draw(st.lists(st.sampled_from(KEYS[optimizer]), min_size=1, max_size=2, unique=True))
-    return optimizer, {key: draw(VALUES) for key in keys}
+    name = draw(st.sampled_from(sorted(BASE)))
+    keys = draw(st.lists(st.sampled_from(KEYS[name]), min_size=1, max_size=2, unique=True))
+    return name, {key: draw(VALUES) for key in keys}
 
 
 @settings(

@@ -8,7 +8,7 @@ from PIL import Image
 from curvature.errors import ConfigError
 from curvature.samplers.features import FeatureNet
 from curvature.samplers.pipelines import inception, pipeline_scheduler, pipeline_study
-from curvature.samplers.study import Arm
+from curvature.samplers.study import SOLVERS, Arm, inference_steps
 
 ARMS = {
     "base": {"solver": "dpm_3m"},
@@ -51,12 +51,40 @@ def test_arms_share_seeds_and_the_exact_form_without_kappa_is_its_base(folders):
     }
 
 
+def test_a_matched_arm_ends_at_the_variance_of_its_arm(folders):
+    arms = {**ARMS, "rescale": {"solver": "dpm_3m", "match_variance_of": "lml"}}
+    found = pipeline_study(0, arms=arms, **folders, **OPTIONS, calibration=4)
+    assert 0 < abs(found["shrink/rescale/nfe_4"]) < 0.5
+    assert len({found[f"fid/{name}/nfe_4"] for name in ("base", "lml", "rescale")}) == 3
+    plain = {"rescale": {**ARMS["base"], "correction": "rescale_control", "shrink": found["shrink/rescale/nfe_4"]}}
+    again = pipeline_study(0, arms=plain, **folders, **OPTIONS)
+    assert again["fid/rescale/nfe_4"] == pytest.approx(found["fid/rescale/nfe_4"], rel=1e-6)
+
+
+def test_every_solver_makes_as_many_calls_as_it_is_told():
+    config = DDPMScheduler(beta_schedule="scaled_linear").config
+    for solver in SOLVERS:
+        for calls in (5, 10, 20):
+            scheduler = pipeline_scheduler(Arm(solver), config, calls)
+            scheduler.set_timesteps(inference_steps(scheduler, calls))
+            assert len(scheduler.timesteps) == calls
+            assert scheduler.timesteps[0] == 999
+
+
+def test_the_documented_damping_follows_the_number_of_steps():
+    config, arm = DDPMScheduler().config, Arm("dpm_3m", {"correction": "lml", "readme_lamb": True})
+    assert [pipeline_scheduler(arm, config, count).config.lamb for count in (5, 10, 20)] == [8e-4, 8e-4, 5e-4]
+    arm = Arm("dpm_3m", {"correction": "lml", "readme_lamb": True, "lamb": 5e-3})
+    assert pipeline_scheduler(arm, config, 11).config.lamb == 5e-3
+
+
 def test_schedulers_keep_the_noise_schedule_of_the_pipeline():
     config = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085).config
-    for solver in ("ddim", "dpm_3m", "dpmpp_2m", "unipc"):
-        scheduler = pipeline_scheduler(Arm(solver, {"correction": "lml", "beta": 0.1}), config)
+    for solver, (_, options) in SOLVERS.items():
+        scheduler = pipeline_scheduler(Arm(solver, {"correction": "lml", "beta": 0.1}), config, 10)
         assert (scheduler.config.beta_schedule, scheduler.config.beta_start) == ("scaled_linear", 0.00085)
-        assert (scheduler.config.beta, scheduler.config.final_sigmas_type) == (0.1, "sigma_min")
+        assert scheduler.config.beta == 0.1
+        assert {key: scheduler.config[key] for key in options} == options
 
 
 @pytest.mark.parametrize(
@@ -66,10 +94,9 @@ def test_schedulers_keep_the_noise_schedule_of_the_pipeline():
         ({"checkpoint": None}, "checkpoint"),
         ({"reference": "nowhere"}, "reference"),
         ({"prompts": "nowhere"}, "prompts"),
-        (
-            {"arms": {**ARMS, "rescale": {"solver": "ddim", "match_variance_of": "lml"}}},
-            "arms.rescale.match_variance_of",
-        ),
+        ({"calibration": 1}, "calibration"),
+        ({"arms": {"pndm": {"solver": "pndm"}}, "steps": [2]}, "steps"),
+        ({"arms": {"released": {"solver": "dpm_3m", "readme_lamb": True}}}, "steps"),
     ],
 )
 def test_what_is_missing_is_named(folders, change, key):

@@ -7,8 +7,12 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     LDMPipeline,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
@@ -24,6 +28,14 @@ from PIL import Image
 from curvature.errors import ConfigError
 from curvature.samplers.features import FeatureNet
 from curvature.samplers.pipelines import inception, pipeline_study
+from curvature.samplers.schedulers import (
+    LMLDDIMScheduler,
+    LMLDEISMultistepScheduler,
+    LMLDPMSolverScheduler,
+    LMLFlowMatchEulerScheduler,
+    LMLPNDMScheduler,
+    LMLUniPCMultistepScheduler,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -64,8 +76,10 @@ def text_unet(**options):
 def latent():
     quantised = VQModel(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8), latent_channels=3, norm_num_groups=4, num_vq_embeddings=16, sample_size=16,
+        block_out_channels=(8, 8), latent_channels=3, norm_num_groups=4, num_vq_embeddings=2**14, sample_size=16,
     )  # fmt: skip
+    # Codes as far apart as the latents of a random network, or else almost every latent has the same one.
+    torch.nn.init.normal_(quantised.quantize.embedding.weight, std=100.0)
     unet = UNet2DModel(
         in_channels=3,
         out_channels=3,
@@ -79,7 +93,8 @@ def latent():
 def stable_diffusion():
     tokenizer, encoder = clip()
     pipeline = StableDiffusionPipeline(
-        vae(), encoder, tokenizer, text_unet(cross_attention_dim=16), PNDMScheduler(skip_prk_steps=True),
+        vae(), encoder, tokenizer, text_unet(cross_attention_dim=16),
+        PNDMScheduler(skip_prk_steps=True, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return pipeline, {"guidance_scale": 7.5}
@@ -137,6 +152,66 @@ def test_pipelines_of_the_paper_are_loaded_sampled_and_corrected(make, tmp_path)
     )  # fmt: skip
     assert found["fid/same/nfe_4"] == found["fid/base/nfe_4"]
     assert found["fid/lml/nfe_4"] != found["fid/base/nfe_4"]
+
+
+VP = [LMLDDIMScheduler, LMLDPMSolverScheduler, LMLUniPCMultistepScheduler, LMLDEISMultistepScheduler, LMLPNDMScheduler]
+
+
+@pytest.mark.parametrize("cls", VP)
+@pytest.mark.parametrize("make", [latent, stable_diffusion])
+def test_every_scheduler_replaces_that_of_a_stock_pipeline(cls, make, tmp_path):
+    torch.manual_seed(0)
+    pipeline, call = make()
+    # Products of float32 numbers depend on where they lie in memory, so both pipelines come from a file.
+    pipeline.save_pretrained(tmp_path / "stock")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "stock", local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    call |= {"prompt": "a cat", "guidance_scale": 2.0} if call else {}
+    base, images = cls.__mro__[2], []
+    config = {**pipeline.scheduler.config, "clip_sample": False}
+    for chosen in (base.from_config(config), cls.from_config(config), cls.from_config(config, beta=0.4)):
+        pipeline.scheduler = chosen
+        generator = torch.Generator().manual_seed(1)
+        images.append(pipeline(num_inference_steps=6, generator=generator, output_type="np", **call).images)
+    assert (images[0] == images[1]).all()
+    assert abs(images[2] - images[0]).max() > 1e-3
+    pipeline.save_pretrained(tmp_path / "corrected")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "corrected", local_files_only=True)
+    loaded.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(1)
+    again = loaded(num_inference_steps=6, generator=generator, output_type="np", **call).images
+    assert isinstance(loaded.scheduler, cls)
+    assert (again == images[2]).all()
+
+
+def test_the_flow_matching_scheduler_in_the_pipeline_of_flux():
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 4, 8],
+    )  # fmt: skip
+    decoder = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), block_out_channels=(4,),
+        latent_channels=1, norm_num_groups=1, sample_size=8, shift_factor=0.1, scaling_factor=1.5,
+    )  # fmt: skip
+    nothing = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    images = []
+    for scheduler in (
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        LMLFlowMatchEulerScheduler(use_dynamic_shifting=True),
+        LMLFlowMatchEulerScheduler(use_dynamic_shifting=True, beta=0.4),
+    ):
+        pipeline = FluxPipeline(scheduler=scheduler, vae=decoder, transformer=transformer, **nothing)
+        pipeline.set_progress_bar_config(disable=True)
+        texts = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(2))
+        images.append(
+            pipeline(
+                prompt_embeds=texts, pooled_prompt_embeds=texts[:, 0], height=8, width=8, num_inference_steps=5,
+                generator=torch.Generator().manual_seed(1), output_type="np", max_sequence_length=8,
+            ).images
+        )  # fmt: skip
+    assert (images[0] == images[1]).all()
+    assert abs(images[2] - images[0]).max() > 1e-5
 
 
 def test_inception_reads_local_weights_that_hold_nothing_but_tensors(tmp_path):

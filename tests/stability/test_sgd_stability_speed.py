@@ -1,19 +1,11 @@
 """Speed targets of batched replicas and of exact sharpness, through the benchmark's own code; ratios within one run."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "sgd_stability.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("sgd_stability_benchmark", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_benchmark):
+    return load_benchmark("sgd_stability")
 
 
 def test_a_replica_step_costs_at_most_a_tenth_of_an_autograd_step(benchmark):

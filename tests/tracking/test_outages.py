@@ -110,6 +110,7 @@ def test_a_run_resumed_after_an_outage_delivers_the_rest_of_the_earlier_start(se
     assert_exact(server, "resumed_later", 250)
 
 
+@pytest.mark.alone
 def test_many_directories_of_a_dead_server_are_given_up_after_the_first(outputs):
     dead = "http://127.0.0.1:9"
     for name in range(20):
@@ -139,6 +140,7 @@ def listening(handle):
         listener.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.alone
 def test_a_server_that_accepts_and_never_answers_is_not_felt(make):
     connections = []
     with listening(connections.append) as port:

@@ -89,6 +89,7 @@ def test_every_start_is_recorded(tmp_path):
     assert len(json.loads(record(path).read_text())) == 1
 
 
+@pytest.mark.alone
 def test_it_is_quick_and_imports_nothing_heavy():
     code = (
         "import sys, time; import curvature.tracking, curvature.tracking.query, curvature.tracking.ui;"

@@ -134,6 +134,7 @@ def test_a_full_disk_leaves_no_half_record_and_loses_nothing(tmp_path):
     assert pairs(path) == [("a", 0, 0.0), ("a", 1, 1.0), ("b", 1, 1.0)]
 
 
+@pytest.mark.alone
 def test_logging_costs_microseconds(tmp_path):
     log = WriteAheadLog(tmp_path / "metrics.jsonl", attempt=1)
     metrics = {f"train/m{i}": 0.5 for i in range(5)}

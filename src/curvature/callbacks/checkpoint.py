@@ -65,7 +65,7 @@ class ResumableCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int, dataloader_idx: int = 0
     ) -> None:
         if trainer.world_size == 1 and (reason := interrupt.stop_requested()) is not None:
-            raise interrupt.Interrupted(reason, trainer.global_step)
+            raise interrupt.Interrupted(reason, self._saved_step)
 
     def _stop_reason(self, trainer: pl.Trainer, step: int) -> str | None:
         reason = interrupt.stop_requested()

@@ -9,22 +9,30 @@ from curvature.errors import CurvatureError
 
 
 class Diverged(CurvatureError):
-    """The training loss became NaN or infinite.
+    """A loss or a weight became NaN or infinite.
 
     Args:
-        step: the optimiser step (counted from 1) whose loss was not finite.
+        step: the optimiser step (counted from 1) where this was seen.
+        what: what is not finite.
     """
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-        super().__init__(f"the training loss at step {step} is not finite; the last good checkpoint is kept")
+    def __init__(self, step: int, what: str = "the training loss") -> None:
+        self.step, self.what = step, what
+        super().__init__(f"{what} at step {step} is not finite; checkpoints taken before are kept")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step,)
+        return type(self), (self.step, self.what)
+
+
+def check_weights(module: torch.nn.Module, step: int) -> None:
+    """Raises :class:`Diverged` if a parameter of ``module`` holds NaN or infinity; one look at the device."""
+    parameters = [p.detach() for p in module.parameters() if p.numel() and p.is_floating_point()]
+    if parameters and not torch.isfinite(torch.stack([p.sum(dtype=torch.float64) for p in parameters])).all():
+        raise Diverged(step, "a weight")
 
 
 class StopOnDivergence(pl.Callback):
-    """Raises :class:`Diverged` when a training loss was NaN or infinite.
+    """Raises :class:`Diverged` when a training loss was NaN or infinite, or the final weights are.
 
     The first bad step is tracked on the loss's device; the host looks every ``check_every_n_steps`` steps and, through
     :meth:`check`, before each checkpoint, so that no checkpoint is ever taken after a bad step.
@@ -55,6 +63,7 @@ class StopOnDivergence(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.check()
+        check_weights(pl_module, trainer.global_step)
 
     def check(self) -> None:
         """Look at what was tracked since the last look.

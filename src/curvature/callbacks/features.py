@@ -24,16 +24,27 @@ class FeatureStructure(pl.Callback):
 
     Args:
         images: number of test images.
+
+    Raises:
+        ConfigError: at the start of training, if no two classes have two of these images each.
     """
 
     def __init__(self, images: int = 500) -> None:
         self.images = images
         self.results: dict[str, float] = {}
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        counts = torch.cat([labels for _, labels in self._batches(trainer)]).bincount()
+        if int((counts >= 2).sum()) < 2:
+            raise ConfigError("callbacks.structure.images", self.images, "enough for two images of two classes")
+
+    def _batches(self, trainer: pl.Trainer) -> list[Examples]:
+        found: list[Examples] = trainer.datamodule.measurement_batches(self.images, "test")  # type: ignore[attr-defined]
+        return found
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            batches = trainer.datamodule.measurement_batches(self.images, "test")  # type: ignore[attr-defined]
-            found, labels = extract(pl_module, batches)
+            found, labels = extract(pl_module, self._batches(trainer))
             self.results["features/variability"] = intra_class_variability(found, labels)
             self.results["features/separation"] = class_separation(found, labels)
 

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from curvature.errors import ConfigError
 from curvature.geometry import grassmann
 from curvature.models.heads import GrassmannHead
 
@@ -26,6 +27,8 @@ class SubspaceHealth(pl.Callback):
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
+        if every_n_steps < 1:
+            raise ConfigError("callbacks.health.every_n_steps", every_n_steps, "an integer >= 1")
         self.every_n_steps = every_n_steps
         self.results: dict[str, float] = {}
         self._before: Tensor | None = None
@@ -80,6 +83,8 @@ class PrincipalAngles(pl.Callback):
     """
 
     def __init__(self, classes: int = 100) -> None:
+        if classes < 2:
+            raise ConfigError("callbacks.angles.classes", classes, "an integer >= 2")
         self.classes = classes
         self.results: dict[str, float] = {}
         self._start: float | None = None

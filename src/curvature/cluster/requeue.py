@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from curvature.callbacks import interrupt
 from curvature.cluster import environment, queue
+from curvature.cluster.submission import CONTROLLER_PATIENCE_S, CONTROLLER_PAUSE_S
 from curvature.fingerprint import fingerprint
 from curvature.rundir import KILLED, RunDirectory, RunLocked
 
@@ -138,8 +139,16 @@ def _requeue(handler: "SignalHandler", timed_out: bool) -> NoReturn:
         def has_timed_out(self) -> bool:
             return timed_out
 
-    Requeue(handler.env, handler._job_paths, handler._delayed).checkpoint_and_try_requeue(handler.env._usr_sig())
-    raise AssertionError("submitit's requeue ends the process")
+    requeue = Requeue(handler.env, handler._job_paths, handler._delayed)
+    deadline = time.monotonic() + CONTROLLER_PATIENCE_S
+    while True:
+        try:
+            requeue.checkpoint_and_try_requeue(handler.env._usr_sig())
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("SLURM does not take this job back yet (%s); asking again", error)
+            time.sleep(CONTROLLER_PAUSE_S)
 
 
 def rename(job: str, name: str, comment: str) -> None:

@@ -31,6 +31,13 @@ LARGEST_ARRAY = 1000
 KILLED_STATUSES = (134, 135, 137, 139, 140, 143)
 """Exit statuses of a killed process: abort, bus error, kill, segmentation fault, USR2 or TERM before Python was up."""
 
+UNHEARD = ("Zero Bytes", "Unable to contact", "Socket timed out")
+"""From srun's messages if the controller did not answer it."""
+
+CONTROLLER_PATIENCE_S = 300
+"""How long a job that must go back into the queue waits for a controller that is restarted or upgraded."""
+CONTROLLER_PAUSE_S = 5
+
 
 class SubmissionRefused(CurvatureError):
     """sbatch did not take the jobs; the message is its own, in one line."""
@@ -153,21 +160,26 @@ def _executor(labels: Sequence[str], paper: str, options: SlurmOptions, folder: 
 def _restart_after_a_kill(folder: Path, max_crashes: int) -> list[str]:
     """Shell lines at the end of a batch script: SLURM requeues after a lost node, but not after a killed process.
 
+    Nor does it when its controller was away while srun wanted to start the task; hence also the second question.
     A job that was cancelled is not RUNNING any more; one that SLURM has restarted elsewhere, because it lost this
     node, has another count of restarts. The last task of an array has the array's id in ``SLURM_JOB_ID``.
     """
-    counter = f"{shlex.quote(str(folder))}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}_${{SLURM_ARRAY_TASK_ID:-0}}.crashes"
-    statuses = "|".join(map(str, KILLED_STATUSES))
+    place = shlex.quote(str(folder))
+    counter = f"{place}/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}_${{SLURM_ARRAY_TASK_ID:-0}}.crashes"
+    killed = "|".join(f'"{status} "*' for status in KILLED_STATUSES)
+    unlucky = "|".join(f'*"Unable to create step"*"{words}"*' for words in UNHEARD)
+    tries = " ".join(map(str, range(CONTROLLER_PATIENCE_S // CONTROLLER_PAUSE_S)))
     return [
         "status=$?",
-        f'case "$status" in {statuses})',
-        "  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
-        "  job=${job:-$SLURM_JOB_ID}",
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        "job=${job:-$SLURM_JOB_ID}",
+        f'patiently() {{ for try in {tries}; do "$@" && return; sleep {CONTROLLER_PAUSE_S}; done; return 1; }}',
+        f'case "$status $(tail -n 1 {place}/"$job"_0_log.err)" in {killed}|{unlucky})',
         f"  crashes={counter}",
         '  echo "$(date +%FT%T) status $status on $SLURM_JOB_NODELIST" >> "$crashes"',
-        '  case "$(scontrol -o show job "$job")" in',
+        '  case "$(patiently scontrol -o show job "$job")" in',
         '  *" JobState=RUNNING "*" Restarts=${SLURM_RESTART_COUNT:-0} "*)',
-        f'    [ "$(wc -l < "$crashes")" -le {max_crashes} ] && scontrol requeue "$job" && sleep 120;;',
+        f'    [ "$(wc -l < "$crashes")" -le {max_crashes} ] && patiently scontrol requeue "$job" && sleep 120;;',
         "  esac;;",
         "esac",
         "exit $status",

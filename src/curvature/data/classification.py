@@ -193,6 +193,8 @@ class ClassificationDataModule(StreamedDataModule):
     def _noisy(self, labels: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(derive("label noise", self.label_noise_seed))
         count = round(self.label_noise * len(labels))
+        if not count:
+            return labels
         chosen = torch.randperm(len(labels), generator=generator)[:count]
         labels = labels.clone()
         labels[chosen] = torch.randint(0, self.num_classes, (count,), generator=generator)

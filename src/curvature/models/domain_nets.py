@@ -15,7 +15,12 @@ def headed_mlp(widths: Sequence[int], num_classes: int = 1) -> HeadedNetwork:
     Args:
         widths: e.g. [392, 390, 390] for Colored MNIST at 14x14.
         num_classes: logits; 1 makes a logistic head.
+
+    Raises:
+        ConfigError: ``num_classes`` is below 1.
     """
+    if num_classes < 1:
+        raise ConfigError("model.num_classes", num_classes, "an integer >= 1")
     network = HeadedNetwork(MLP(widths, batch_norm=False), nn.Linear, widths[-1], num_classes)
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -156,6 +156,25 @@ def resnet(
     return result
 
 
+def vgg16_bn(image_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """VGG-16 with batch normalisation and a single linear layer, as is usual for 32x32 images.
+
+    Args:
+        image_shape: (3, H, W), H and W multiples of 32.
+        num_classes: length of the logits.
+
+    Raises:
+        ConfigError: other channels or sizes.
+    """
+    channels, height, width = image_shape
+    if channels != 3 or height % 32 or width % 32:
+        raise ConfigError("data.image_shape", list(image_shape), "three channels, height and width multiples of 32")
+    from torchvision.models import vgg16_bn as whole
+
+    features = whole(num_classes=1).features
+    return nn.Sequential(features, nn.Flatten(), nn.Linear(512 * (height // 32) * (width // 32), num_classes))
+
+
 def parameter_count(build: Callable[[], nn.Module]) -> int:
     """Number of parameters of what ``build`` returns, without allocating them."""
     import torch

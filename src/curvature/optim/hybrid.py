@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from curvature.errors import ConfigError
+from curvature.optim.passes import evaluated
 
 
 class Hybrid(Optimizer):
@@ -61,10 +62,7 @@ class Hybrid(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Evaluate ``closure`` once, then one step of every part; returns what ``closure`` returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for part in self.parts:
             part.step()
         return loss

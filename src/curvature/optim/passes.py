@@ -4,9 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Closure = Callable[[], Any]
+
+
+def evaluated(closure: Closure | None) -> Any:
+    """What ``closure`` returns, called with gradients; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 @dataclass(frozen=True)

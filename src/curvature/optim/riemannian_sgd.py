@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from curvature.errors import ConfigError
 from curvature.geometry import grassmann
+from curvature.optim.passes import evaluated
 
 TRANSPORTS = ("projection", "raw", "exact")
 RETRACTIONS = ("exp", "qr", "polar")
@@ -24,7 +25,7 @@ class RiemannianSGD(Optimizer):
     * ``raw``: the buffer accumulates unprojected D and is projected for the move only, as in the released code;
 
     then S moves along the geodesic in the direction -M for time lr. Weight decay does not exist here: it is meaningless
-    on a subspace.
+    on a subspace. A step is computed in the precision of the parameters also under autocast.
 
     Args:
         params: tensors (C, n, k), or groups of them.
@@ -80,16 +81,15 @@ class RiemannianSGD(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; returns what ``closure`` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             points = [point for point in group["params"] if point.grad is not None]
             if points:
-                self._accumulate(points, group)
-                for point in points:
-                    self._move(point, group)
+                # Manual optimisation steps inside the autocast region of the training step.
+                with torch.autocast(device_type=points[0].device.type, enabled=False):
+                    self._accumulate(points, group)
+                    for point in points:
+                        self._move(point, group)
         return loss
 
     def _accumulate(self, points: list[Tensor], group: dict[str, Any]) -> None:

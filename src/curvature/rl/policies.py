@@ -135,11 +135,15 @@ class LinearGaussian(Policy):
         self.weight = nn.Parameter(torch.zeros(*batch, actions, observations, dtype=dtype))
 
     def forward(self, states: Tensor) -> Tensor:
-        if self.weight.ndim == 2 or states.ndim != 4:
-            return states @ self.weight.mT
+        return self.at(None, states)
+
+    def at(self, parameters: Sequence[Tensor] | None, states: Tensor) -> Tensor:
+        (weight,) = [self.weight] if parameters is None else parameters
+        if weight.ndim == 2 or states.ndim != 4:
+            return states @ weight.mT
         # One product a replica; broadcasting over the time axis would make one for every step of it.
         flat = states.transpose(0, 1)
-        return (flat.flatten(1, 2) @ self.weight.mT).unflatten(1, flat.shape[1:3]).transpose(0, 1)
+        return (flat.flatten(1, 2) @ weight.mT).unflatten(1, flat.shape[1:3]).transpose(0, 1)
 
     def push(self, parameters: Sequence[Tensor], direction: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
         return self.at(parameters, states), self.at(direction, states)

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from curvature.errors import ConfigError
-from curvature.samplers.study import SOLVERS, Arm, arms_of
+from curvature.samplers.study import SOLVERS, Arm, arms_of, inference_steps, matching_shrink, readme_lamb
 
+CALIBRATION_SEED = 2**32
+"""Images on which a variance is matched have seeds from here on, which no image that counts has."""
+
+RESCALE = {"correction": "rescale_control"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -28,6 +32,7 @@ def pipeline_study(
     call: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     device: str | None = None,
+    calibration: int = 64,
 ) -> dict[str, float]:
     """Frechet distance of each arm's images, at equal numbers of model calls and from equal seeds.
 
@@ -36,8 +41,9 @@ def pipeline_study(
         checkpoint: folder of a diffusers pipeline (``model_index.json``); nothing is downloaded or executed from it.
         reference: folder of real images, resized and centre-cropped to ``resolution``.
         features: factory of the feature extractor; see :func:`inception`.
-        arms: see :func:`curvature.samplers.study.arms_of`; arms that match another's variance are not possible here.
-        steps: numbers of scheduler steps.
+        arms: see :func:`curvature.samplers.study.arms_of`; with ``match_variance_of``, ``shrink`` is chosen on
+            ``calibration`` other images, whose variance is taken after decoding.
+        steps: numbers of model calls (of pairs of calls with guidance).
         samples: images an arm.
         batch_size: images a call.
         resolution: side of the images.
@@ -45,9 +51,10 @@ def pipeline_study(
         call: further arguments of the pipeline, e.g. ``guidance_scale``.
         dtype: of the weights; corrections are computed in float32 at least.
         device: where to sample; the default is the GPU if there is one.
+        calibration: images that a variance is matched on, at least 2.
 
     Returns:
-        ``fid/<arm>/nfe_<steps>``.
+        ``fid/<arm>/nfe_<steps>``, and ``shrink/<arm>/nfe_<steps>`` of arms that match a variance.
 
     Raises:
         ConfigError: a folder or file that is missing or unusable, or too few prompts.
@@ -55,8 +62,8 @@ def pipeline_study(
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     chosen = arms_of(arms)
-    if matched := [name for name, arm in chosen.items() if arm.match_variance_of]:
-        raise ConfigError(f"arms.{matched[0]}.match_variance_of", chosen[matched[0]].match_variance_of, "not set here")
+    if calibration < 2:
+        raise ConfigError("calibration", calibration, "at least 2 images")
     texts = _prompts(prompts, samples)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = _load(checkpoint, dtype).to(place)
@@ -65,34 +72,56 @@ def pipeline_study(
     distance = FrechetInceptionDistance(features(), reset_real_features=False, normalize=True).to(place)
     for batch in _images(reference, resolution, batch_size):
         distance.update(batch.to(place), real=True)
+    options: dict[str, Any] = {"output_type": "np", **(call or {})}
+
+    def drawn(scheduler: Any, calls: int, first_seed: int, number: int) -> Iterator[Tensor]:
+        pipeline.scheduler = scheduler
+        for first in range(0, number, batch_size):
+            size = min(batch_size, number - first)
+            what: dict[str, Any] = {"batch_size": size} if texts is None else {"prompt": texts[first : first + size]}
+            what["generator"] = [torch.Generator().manual_seed(first_seed + first + i) for i in range(size)]
+            images = pipeline(num_inference_steps=inference_steps(scheduler, calls), **options, **what).images
+            yield torch.from_numpy(images).permute(0, 3, 1, 2).float()
+
+    def variance(arm: Arm, calls: int, **own: Any) -> float:
+        start, number = CALIBRATION_SEED + seed * calibration, min(calibration, samples)
+        images = torch.cat(list(drawn(pipeline_scheduler(arm, config, calls, **own), calls, start, number)))
+        return float(images.var(0).sum())
+
+    def shrink(arm: Arm, other: Arm, calls: int) -> float:
+        wanted = variance(other, calls)
+        return matching_shrink(lambda value: variance(arm, calls, **RESCALE, shrink=value), wanted)
+
     metrics = {}
     for count in steps:
         for name, arm in chosen.items():
-            pipeline.scheduler = pipeline_scheduler(arm, config)
+            own: dict[str, Any] = {}
+            if arm.match_variance_of is not None:
+                own = {**RESCALE, "shrink": shrink(arm, chosen[arm.match_variance_of], count)}
+                metrics[f"shrink/{name}/nfe_{count}"] = own["shrink"]
             distance.reset()
-            for first in range(0, samples, batch_size):
-                size = min(batch_size, samples - first)
-                seeds = [seed * samples + first + i for i in range(size)]
-                generators = [torch.Generator().manual_seed(value) for value in seeds]
-                options: dict[str, Any] = {"generator": generators, "output_type": "np", **(call or {})}
-                if texts is None:
-                    options["batch_size"] = size
-                else:
-                    options["prompt"] = texts[first : first + size]
-                images = pipeline(num_inference_steps=count, **options).images
-                distance.update(torch.from_numpy(images).permute(0, 3, 1, 2).float().to(place), real=False)
+            for images in drawn(pipeline_scheduler(arm, config, count, **own), count, seed * samples, samples):
+                distance.update(images.to(place), real=False)
             metrics[f"fid/{name}/nfe_{count}"] = float(distance.compute())
     return metrics
 
 
-def pipeline_scheduler(arm: Arm, config: Any) -> Any:
-    """The arm's scheduler with the noise schedule of ``config``, ending at its smallest noise level."""
+def pipeline_scheduler(arm: Arm, config: Any, steps: int, **own: Any) -> Any:
+    """The arm's scheduler with the noise schedule of ``config``, ending at its smallest noise level.
+
+    Args:
+        arm: what to build; ``readme_lamb`` is the documented damping of CIFAR-10 as it stands, without scaling.
+        config: of the scheduler that the pipeline was saved with.
+        steps: number of model calls.
+        **own: override the arm's options.
+    """
     from curvature.samplers import schedulers
 
-    name, options = SOLVERS[arm.solver]
-    options = {"correction": "none", "timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"} | options
-    own = {key: value for key, value in arm.options.items() if key != "readme_lamb"}
-    return getattr(schedulers, name).from_config(config, **{**options, **own})
+    name, solver = SOLVERS[arm.solver]
+    chosen = {"correction": "none", **arm.options, **own}
+    if chosen.pop("readme_lamb", False) and "lamb" not in chosen:
+        chosen["lamb"] = readme_lamb(steps)
+    return getattr(schedulers, name).from_config(config, **{"timestep_spacing": "linspace", **solver, **chosen})
 
 
 def inception(weights: str | None) -> nn.Module:

@@ -51,10 +51,11 @@ def overhead_facts(seed: int, batch: int = 16, unet_batch: int = 4) -> dict[str,
 
     Returns:
         ``overhead/of_unet``: (corrected step - plain step) over one evaluation of the CIFAR-10 U-Net;
+        ``overhead/of_mlp``: the same for the denoiser of 8x8 digits, the smallest there is;
         ``overhead/correction_over_update`` and ``overhead/released_over_update``: the correction, exact and in the
         released order, over a plain second-order update; ``overhead/step_over_plain``: whole scheduler steps.
     """
-    from curvature.models.denoisers import UNetDenoiser
+    from curvature.models.denoisers import MLPDenoiser, UNetDenoiser
 
     generator = torch.Generator().manual_seed(seed)
     x, m0, m1, p = torch.randn(4, batch, 3, 32, 32, generator=generator)
@@ -71,8 +72,11 @@ def overhead_facts(seed: int, batch: int = 16, unet_batch: int = 4) -> dict[str,
     timesteps = torch.full((unet_batch,), 500)
     with torch.no_grad():
         evaluation = medians({"unet": lambda: net(x[:unet_batch], timesteps)}, 3)["unet"]
+        digits, mlp = x[:unet_batch, :1, :8, :8].contiguous(), MLPDenoiser((1, 8, 8)).eval()
+        tiny = medians({"mlp": lambda: mlp(digits, timesteps), **_steps(digits, digits)})
     return {
         "overhead/of_unet": (small["lml"] - small["plain"]) / evaluation,
+        "overhead/of_mlp": (tiny["lml"] - tiny["plain"]) / tiny["mlp"],
         "overhead/correction_over_update": updates["lml"] / updates["update"],
         "overhead/released_over_update": updates["released"] / updates["update"],
         "overhead/step_over_plain": steps["lml"] / steps["plain"],

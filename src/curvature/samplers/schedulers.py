@@ -176,6 +176,7 @@ class LMLDPMSolverScheduler(Corrected, DPMSolverMultistepScheduler):
     """
 
     _sample: Tensor | None = None
+    _ratios_of: tuple[Tensor | None, list[float]] = (None, [])
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         self._sample = sample if sample.dtype == torch.float64 else None
@@ -205,10 +206,14 @@ class LMLDPMSolverScheduler(Corrected, DPMSolverMultistepScheduler):
         if self.is_identity or self.config.algorithm_type.startswith("sde"):
             return update(outputs, sample=sample, noise=noise)
         increment = update(outputs, sample=torch.zeros((), dtype=sample.dtype), noise=noise)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self._levels(1), self._levels(0)
-        noise_form = self.config.algorithm_type == "dpmsolver"
-        ratio = alpha_t / alpha_s if noise_form else sigma_t / sigma_s
-        return ratio * sample + self.corrected(increment)
+        return torch.add(self.corrected(increment), sample, alpha=self._ratio())
+
+    def _ratio(self) -> float:
+        """r of ``x' = r x + g`` at the current step; computed once for a grid of noise levels."""
+        if self._ratios_of[0] is not self.sigmas:
+            levels = self._sigma_to_alpha_sigma_t(self.sigmas)[self.config.algorithm_type != "dpmsolver"]
+            self._ratios_of = self.sigmas, (levels[1:] / levels[:-1]).tolist()
+        return self._ratios_of[1][self.step_index]
 
     def _levels(self, offset: int) -> tuple[Tensor, Tensor]:
         levels: tuple[Tensor, Tensor] = self._sigma_to_alpha_sigma_t(self.sigmas[self.step_index + offset])

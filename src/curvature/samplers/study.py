@@ -16,13 +16,25 @@ from curvature.samplers.targets import GaussianMixture
 NoisePredictor = Callable[[Tensor, int], Tensor]
 """(samples (B, ...), timestep) -> predicted noise of the same shape."""
 
+SIGMA_MIN = {"final_sigmas_type": "sigma_min"}
+NOISE_FORM = {"algorithm_type": "dpmsolver", **SIGMA_MIN}
+TRAILING = {"timestep_spacing": "trailing", "set_alpha_to_one": False}
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("LMLDPMSolverScheduler", {"algorithm_type": "dpmsolver", "solver_order": 1}),
-    "dpm_2m": ("LMLDPMSolverScheduler", {"algorithm_type": "dpmsolver", "solver_order": 2}),
-    "dpm_3m": ("LMLDPMSolverScheduler", {"algorithm_type": "dpmsolver", "solver_order": 3}),
-    "dpmpp_2m": ("LMLDPMSolverScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "unipc": ("LMLUniPCMultistepScheduler", {"solver_order": 2}),
+    "ddim": ("LMLDPMSolverScheduler", {"solver_order": 1, **NOISE_FORM}),
+    "dpm_2m": ("LMLDPMSolverScheduler", {"solver_order": 2, **NOISE_FORM}),
+    "dpm_3m": ("LMLDPMSolverScheduler", {"solver_order": 3, **NOISE_FORM}),
+    "dpmpp_2m": ("LMLDPMSolverScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2, **SIGMA_MIN}),
+    "dpmpp_3m": ("LMLDPMSolverScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 3, **SIGMA_MIN}),
+    "unipc": ("LMLUniPCMultistepScheduler", {"solver_order": 2, **SIGMA_MIN}),
+    "deis": ("LMLDEISMultistepScheduler", {"solver_order": 2}),
+    "pndm": ("LMLPNDMScheduler", {"skip_prk_steps": True, **TRAILING}),
+    "ddim_renoise": ("LMLDDIMScheduler", {"clip_sample": False, **TRAILING}),
 }
+"""Name -> scheduler and its options. All end at the smallest noise level of the schedule, not at zero.
+
+``ddim`` corrects the whole increment of a step; ``ddim_renoise``, the same sampler, its re-noising term alone, as the
+authors' ``ddim_lm``.
+"""
 README_LAMBDAS = {5: 8e-4, 6: 8e-4, 7: 1e-3, 8: 1e-3, 9: 1e-3, 10: 8e-4, 12: 1e-3, 15: 1e-3, 20: 5e-4, 30: 3e-4}
 README_LAMBDAS |= {50: 1e-4, 100: 5e-5}
 README_DIM = 3072
@@ -37,9 +49,9 @@ class Arm:
 
     Attributes:
         solver: key of :data:`SOLVERS`.
-        options: of the correction; see :mod:`curvature.samplers.schedulers`. ``readme_lamb: true`` sets ``lamb`` to
-            that of the documentation for the number of steps, scaled to the dimension of the samples, so that
-            ``lamb / ||g||^2`` stays what it is there.
+        options: of the correction; see :mod:`curvature.samplers.schedulers`. With ``readme_lamb: true`` a ``lamb`` that
+            is not given is that of the documentation for the number of steps, scaled to the dimension of the samples,
+            so that ``lamb / ||g||^2`` stays what it is there.
         match_variance_of: name of another arm; ``shrink`` is then chosen on calibration noise so that the final
             variance is that arm's.
     """
@@ -70,7 +82,7 @@ def arms_of(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
 
 
 def scheduler(arm: Arm, steps: int, dim: int, **options: Any) -> Any:
-    """The arm's scheduler on the linear schedule of 1000 steps; it ends at the smallest noise level, not at zero.
+    """The arm's scheduler on the linear schedule of 1000 steps.
 
     Args:
         arm: what to build.
@@ -82,18 +94,36 @@ def scheduler(arm: Arm, steps: int, dim: int, **options: Any) -> Any:
 
     name, solver_options = SOLVERS[arm.solver]
     chosen = {"correction": "none", **arm.options, **options}
-    if chosen.pop("readme_lamb", False):
-        if steps not in README_LAMBDAS:
-            raise ConfigError("steps", steps, f"one of {', '.join(map(str, README_LAMBDAS))} with readme_lamb")
-        chosen["lamb"] = README_LAMBDAS[steps] * dim / README_DIM
+    if chosen.pop("readme_lamb", False) and "lamb" not in chosen:
+        chosen["lamb"] = readme_lamb(steps) * dim / README_DIM
     with _quiet():
-        return getattr(schedulers, name)(final_sigmas_type="sigma_min", **solver_options, **chosen)
+        return getattr(schedulers, name)(**solver_options, **chosen)
+
+
+def readme_lamb(steps: int) -> float:
+    """The documented damping for CIFAR-10 at a number of steps; ConfigError where there is none."""
+    if steps not in README_LAMBDAS:
+        raise ConfigError("steps", steps, f"one of {', '.join(map(str, README_LAMBDAS))} with readme_lamb")
+    return README_LAMBDAS[steps]
+
+
+def inference_steps(chosen: Any, calls: int) -> int:
+    """What ``set_timesteps`` has to be given for a number of model calls; PNDM makes one more call than steps.
+
+    Raises:
+        ConfigError: fewer than three calls of PNDM.
+    """
+    if not chosen.config.get("skip_prk_steps", False):
+        return calls
+    if calls < 3:
+        raise ConfigError("steps", calls, "at least 3 with PNDM")
+    return calls - 1
 
 
 @torch.no_grad()
 def draw(predict: NoisePredictor, chosen: Any, noise: Tensor, steps: int) -> Tensor:
     """Samples (B, ...) that ``chosen`` makes of initial noise (B, ...) in ``steps`` model calls."""
-    chosen.set_timesteps(steps)
+    chosen.set_timesteps(inference_steps(chosen, steps))
     x = noise
     for timestep in chosen.timesteps:
         x = chosen.step(predict(x, int(timestep)), timestep, x).prev_sample
@@ -226,13 +256,20 @@ def _first_ratio(predict: NoisePredictor, noise: Tensor, steps: int) -> float:
 
 
 def _matching(predict: NoisePredictor, arm: Arm, steps: int, calibration: Tensor, goal: Tensor) -> float:
-    wanted = float(goal.var(0).sum())
+    def variance(shrink: float) -> float:
+        options = {"correction": "rescale_control", "shrink": shrink}
+        chosen = scheduler(arm, steps, calibration[0].numel(), **options)
+        return float(draw(predict, chosen, calibration, steps).var(0).sum())
+
+    return matching_shrink(variance, float(goal.var(0).sum()))
+
+
+def matching_shrink(variance: Callable[[float], float], wanted: float) -> float:
+    """``shrink`` in [-0.5, 0.5] at which the final variance, which grows with it, is the wanted one; by bisection."""
     low, high = -0.5, 0.5
     for _ in range(CALIBRATION_STEPS):
         middle = (low + high) / 2
-        options = {"correction": "rescale_control", "shrink": middle}
-        found = draw(predict, scheduler(arm, steps, calibration[0].numel(), **options), calibration, steps)
-        low, high = (middle, high) if float(found.var(0).sum()) < wanted else (low, middle)
+        low, high = (middle, high) if variance(middle) < wanted else (low, middle)
     return (low + high) / 2
 
 

@@ -103,6 +103,7 @@ def escape_figure(history: History, labels: Sequence[str], growth: Sequence[floa
         panel.plot(*zip(*shown), color=line.get_color(), linestyle=":")
     panel.set(yscale="log", xlabel="step", ylabel="train/loss", ylim=(1e-20, None))
     panel.set_xscale("symlog", linthresh=max(steps[1:2] or [1]))
+    panel.set_xlim(0, None)
     panel.legend(fontsize="small")
     return figure
 

@@ -62,7 +62,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def check_data(self, datamodule: Any, processes: int = 1) -> None:
-        """Raises ConfigError if optimiser or schedule cannot be built, before anything is trained.
+        """Raises ConfigError if the model does not fit the data, or optimiser or schedule cannot be built.
 
         Args:
             datamodule: its ``batch_size`` is the global batch.
@@ -72,6 +72,22 @@ class Classifier(pl.LightningModule):
             self.configure_optimizers()
         except (TypeError, ValueError) as error:
             raise CurvatureError(f"no optimizer with its schedule can be built of this config: {error}") from error
+        self._check_model(datamodule)
+
+    @torch.no_grad()
+    def _check_model(self, datamodule: Any) -> None:
+        inputs = datamodule.measurement_batches(1, "train", 1)[0][0]
+        example = inputs if inputs.dtype == torch.int64 else inputs.to(next(self.model.parameters()).dtype)
+        training = self.model.training
+        try:
+            width = self.model.eval()(example).shape[-1]
+        except (RuntimeError, ValueError, AssertionError) as error:
+            name = type(self.model).__name__
+            raise ConfigError("model", name, f"a network for inputs of shape {tuple(inputs.shape[1:])}") from error
+        finally:
+            self.model.train(training)
+        if width < datamodule.num_classes:
+            raise ConfigError("model.num_classes", width, f"at least {datamodule.num_classes}, the classes of the data")
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.model.named_parameters())

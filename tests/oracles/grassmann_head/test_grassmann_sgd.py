@@ -196,3 +196,98 @@ def test_classes_with_zero_or_rank_deficient_gradients_stay_finite_in_float32():
     assert head.subspaces.isfinite().all()
     torch.testing.assert_close(head.subspaces[0].detach(), start[0], atol=1e-5, rtol=0)
     assert (head.subspaces.mT @ head.subspaces - torch.eye(8)).abs().max() < 1e-5
+
+
+def test_groups_and_heads_in_one_optimiser_move_as_they_do_apart_and_the_closure_is_evaluated_once():
+    options = [
+        {"lr": 0.05, "transport": "exact", "reorth_every": 2},
+        {"lr": 0.2, "momentum": 0.5, "retraction": "polar"},
+        {"lr": 0.1, "transport": "raw"},
+    ]
+
+    def fresh():
+        torch.manual_seed(0)
+        return [make(10, 6, k) for k in (3, 2, 1)]
+
+    features, labels = batch()
+    joined, apart = fresh(), fresh()
+    groups = [{"params": head.parameters(), **own} for head, own in zip(joined, options, strict=True)]
+    optimizer = RiemannianSGD(groups, lr=9.0)
+    calls = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(F.cross_entropy(head(features), labels) for head in joined)
+        loss.backward()
+        calls.append(loss.item())
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(7)]
+    for head, own in zip(apart, options, strict=True):
+        single = RiemannianSGD(head.parameters(), **own)
+        for _ in range(7):
+            single.zero_grad()
+            F.cross_entropy(head(features), labels).backward()
+            single.step()
+    assert losses == calls and losses[-1] < losses[0]
+    assert [state["step"] for state in optimizer.state.values()] == [7, 7, 7]
+    for head, twin in zip(joined, apart, strict=True):
+        torch.testing.assert_close(head.subspaces, twin.subspaces, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("transport", ["projection", "raw", "exact"])
+def test_restoring_orthonormality_disturbs_neither_the_path_nor_the_momentum(transport):
+    found = []
+    for every in (0, 1):
+        torch.manual_seed(0)
+        head = make(10, 6, 3)
+        optimizer = train(head, transport, steps=30, reorth_every=every)
+        found.append((head.subspaces.detach(), optimizer.state[head.subspaces]["momentum_buffer"]))
+    (point, buffer), (restored, repaired) = found
+    torch.testing.assert_close(restored, point, atol=1e-9, rtol=0)
+    torch.testing.assert_close(repaired, buffer, atol=1e-9, rtol=0)
+
+
+def test_float32_does_not_drift():
+    torch.manual_seed(0)
+    head = GrassmannHead(10, 6, subspace_dim=3)
+    optimizer = RiemannianSGD(head.parameters(), lr=0.05)
+    features, labels = batch()
+    for _ in range(1000):
+        optimizer.zero_grad()
+        F.cross_entropy(head(features.float()), labels).backward()
+        optimizer.step()
+    assert (head.subspaces.mT @ head.subspaces - torch.eye(3)).abs().max() < 1e-5
+
+
+def test_long_geodesics_stay_orthonormal_and_reach_the_optimum():
+    """At this rate a basis that is never restored leaves the manifold (sheet of the paper, pitfalls)."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(200, 8, dtype=torch.float64, generator=generator) * torch.linspace(0.9, 0.1, 8)
+    point = torch.nn.Parameter(grassmann.random_point(1, 8, 3, dtype=torch.float64, generator=generator))
+    optimizer = RiemannianSGD([point], lr=2.0, momentum=0.0, reorth_every=5)
+    for _ in range(500):
+        optimizer.zero_grad()
+        (-0.5 * (data @ point).square().sum(-1).mean()).backward()
+        optimizer.step()
+    top = torch.linalg.svd(data, full_matrices=False).Vh[:3].mT
+    assert (point[0].mT @ point[0] - torch.eye(3)).abs().max() < 1e-10
+    torch.testing.assert_close(point[0] @ point[0].mT, top @ top.mT, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("transport", "retraction"),
+    [("projection", "exp"), ("raw", "exp"), ("exact", "exp"), ("projection", "qr"), ("projection", "polar")],
+)
+def test_a_step_under_autocast_is_the_step_without(transport, retraction):
+    reached = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        head = GrassmannHead(10, 6, subspace_dim=3)
+        optimizer = RiemannianSGD(head.parameters(), lr=0.1, transport=transport, retraction=retraction, reorth_every=2)
+        head.subspaces.grad = torch.randn_like(head.subspaces)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            for _ in range(5):
+                optimizer.step()
+        reached.append(head.subspaces.detach())
+    assert torch.equal(*reached)

@@ -19,8 +19,10 @@ GROUPS = {
     "group normalisation": 7, "transformer, LayerNorm": 28, "transformer, RMSNorm": 44,
     "transformer, 2 of 4 key heads": 26, "tied transformer, RMSNorm": 44, "tied embedding": 24,
     "gated linear unit": 13, "transposed convolution": 14, "pixel shuffle": 8, "sigmoid and softplus": 16,
-    "bare scale, flattened": 8, "grouped convolution": 6, "LSTM": 10, "nn.MultiheadAttention": 12,
+    "bare scale, flattened": 8, "grouped convolution": 14, "LSTM": 10, "nn.MultiheadAttention": 12,
     "tied autoencoder, functional": 0, "data-dependent branch": 0, "hard-coded view": 10, "frozen layer": 8,
+    "CARN": 88, "CARN-M, two groups": 56, "YOLO C2f block": 28, "BERT (transformers)": 72,
+    "Llama (transformers)": 68, "Phi (transformers)": 72,
 }  # fmt: skip
 
 
@@ -126,6 +128,64 @@ def test_o4_groups_of_a_vgg16():
     model = nn.Sequential(vgg16_bn(num_classes=2).features, nn.Flatten(), nn.Linear(512, 10))
     found = [item for _, item in candidates(model, Inputs.of(torch.randn(1, 3, 32, 32)))]
     assert sum(item.units for item in found if isinstance(item, Candidate)) == 4224
+
+
+def test_o4_groups_of_carn():
+    from curvature.pruning.zoo_blocks import Carn
+
+    model = Carn()
+    space = build_search_space(model, torch.randn(2, 3, 6, 6))
+    assert count(model) == 964_163
+    assert space.size == 1408 and "up" in space.unprunable
+
+
+@pytest.mark.parametrize("name", ["BERT (transformers)", "Llama (transformers)", "Phi (transformers)"])
+def test_language_models_lose_heads_and_hidden_units_at_other_lengths_too(name):
+    model, space, inputs = prepared(name)
+    assert space.checked == ["batch 2", "batch 5", "another length"]
+    heads = 2 if "Llama" in name else 4
+    assert [node.size for node in space.nodes] == [heads, 32, heads, 32]
+    masked, _ = zeroed(model, space)
+    smaller = slim(masked, space)
+    for batch, length in ((1, 3), (4, 9)):
+        agree(masked, smaller, inputs.like(11, batch=batch, length=length))
+    stream = [why for layer, why in space.unprunable.items() if "embed" in layer or layer.endswith("output.dense")]
+    assert stream and all("normalises" in why or "differs" in why for why in stream)
+
+
+def test_key_value_heads_leave_with_their_query_heads_and_caches_and_named_inputs_do_not_disturb():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    config = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, max_position_embeddings=32, **sizes)
+    model = LlamaForCausalLM(config).double().eval()
+    tokens = torch.arange(12).view(2, 6)
+    example = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    space = build_search_space(model, example)
+    masked, gone = zeroed(model, space)
+    smaller = slim(masked, space)
+    attention = smaller.model.layers[0].self_attn
+    assert gone[space.nodes[0].start : space.nodes[0].start + 2].sum() == 1
+    shapes = [tuple(layer.weight.shape) for layer in (attention.q_proj, attention.k_proj, attention.o_proj)]
+    assert shapes == [(8, 16), (4, 16), (16, 8)]
+    cached = smaller(tokens[:, :4], use_cache=True).past_key_values
+    follow = smaller(tokens[:, 4:], past_key_values=cached).logits
+    torch.testing.assert_close(follow, masked(tokens).logits[:, 4:], atol=1e-6, rtol=0)
+
+
+def test_channels_beyond_a_layer_are_a_reason_and_not_an_error():
+    class Answers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.answers = nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            start, end = self.answers(torch.relu(self.hidden(x))).split(1, dim=-1)
+            return start.squeeze(-1), end.squeeze(-1)
+
+    space = build_search_space(Answers(), torch.randn(2, 5, 6))
+    assert [node.name for node in space.nodes] == ["hidden"] and "answers" in space.unprunable
 
 
 def test_o18_layer_norm_changes_when_zeros_are_removed_and_rms_norm_can_be_corrected():

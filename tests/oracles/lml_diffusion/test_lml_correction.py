@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curvature.benchmark import peak_bytes
 from curvature.errors import ConfigError
 from curvature.samplers import levenberg_marquardt_correction as lml
 from curvature.samplers import released_correction, scale_free_correction
@@ -217,6 +218,7 @@ def test_control_turns_by_the_same_angle_elsewhere(lamb, kappa, beta):
     )
 
 
+@pytest.mark.alone
 def test_cost_is_linear_in_the_dimension():
     def seconds(g, p, rounds):
         start = time.perf_counter()
@@ -242,6 +244,31 @@ def test_no_allocation_grows_faster_than_the_input():
         lml(g, p, 1.0, 0.3)
     largest = max(event.cpu_memory_usage for event in record.events())
     assert 0 < largest < 8 * size * batch * 4
+
+
+def test_one_buffer_of_the_size_of_the_input_is_all_it_takes():
+    g, p = pair(2, 100_000, dtype=torch.float32)
+    for correct in (lambda: lml(g, p, 1.0, 0.3), lambda: scale_free_correction(g, p, 0.1)):
+        assert peak_bytes(correct) < 1.01 * g.numel() * 4
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(3, 8191), (3, 8192), (2, 20_001), (1, 2_000_000)])
+def test_float32_error_on_rows_of_any_length(batch, dim):
+    g, p = pair(batch, dim, dtype=torch.float32)
+    for lamb, kappa in ((1.0, 0.3), (0.1 * dim, 0.5), (1e-7 * dim, 1e-8)):
+        exact = lml(g.double(), p.double(), lamb, kappa)
+        found = lml(g, p, lamb, kappa).double()
+        assert ((found - exact).norm(dim=1) / exact.norm(dim=1)).max() <= 1e-6
+        torch.testing.assert_close(found.norm(dim=1), g.double().norm(dim=1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("sine", [0.5, 0.1, 0.02])
+def test_float32_error_where_updates_are_almost_parallel(sine):
+    g, other = pair(8, 3072, dtype=torch.float32)
+    p = math.sqrt(1 - sine**2) * g + sine * other
+    exact = scale_free_correction(g.double(), p.double(), 0.4)
+    errors = (scale_free_correction(g, p, 0.4).double() - exact).norm(dim=1) / exact.norm(dim=1)
+    assert errors.max() <= 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])

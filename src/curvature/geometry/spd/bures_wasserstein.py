@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curvature.geometry.spd.lyapunov import inverse_root, lyapunov
-from curvature.geometry.spd.spectral import InverseSqrt, Sqrt, matrix_power, matrix_sqrt, spectral, sym
+from curvature.geometry.spd.spectral import InverseSqrt, Sqrt, congruent, matrix_power, matrix_sqrt, spectral, sym
 
 
 def inner(point: Tensor, first: Tensor, second: Tensor, M: Tensor | None = None) -> Tensor:
@@ -24,7 +24,7 @@ def inner(point: Tensor, first: Tensor, second: Tensor, M: Tensor | None = None)
     """
     if M is not None:
         _, inverse = spectral(M, Sqrt(), InverseSqrt())
-        point, first, second = (_congruent(inverse, value) for value in (point, first, second))
+        point, first, second = (congruent(inverse, value) for value in (point, first, second))
     return (lyapunov(point, first) * second).sum((-2, -1)) / 2
 
 
@@ -44,8 +44,8 @@ def squared_distance(P: Tensor, Q: Tensor, M: Tensor | None = None, theta: float
     P, Q = matrix_power(P, theta), matrix_power(Q, theta)
     if M is not None:
         (inverse,) = spectral(M, InverseSqrt())
-        P, Q = _congruent(inverse, P), _congruent(inverse, Q)
-    cross = matrix_sqrt(_congruent(matrix_sqrt(P), Q))
+        P, Q = congruent(inverse, P), congruent(inverse, Q)
+    cross = matrix_sqrt(congruent(matrix_sqrt(P), Q))
     return (_trace(P) + _trace(Q) - 2 * _trace(cross)).clamp_min(0.0) / theta**2
 
 
@@ -60,7 +60,7 @@ def log(P: Tensor, Q: Tensor, M: Tensor | None = None) -> Tensor:
     """Log_P Q = (P Q)^(1/2) + (Q P)^(1/2) - 2 P, (..., n, n)."""
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
-        return _congruent(root, log(_congruent(inverse, P), _congruent(inverse, Q)))
+        return congruent(root, log(congruent(inverse, P), congruent(inverse, Q)))
     return 2 * (_product_root(P, Q) - P)
 
 
@@ -68,7 +68,7 @@ def exp(P: Tensor, V: Tensor, M: Tensor | None = None) -> Tensor:
     """Exp_P V = (I + Z) P (I + Z), P Z + Z P = V, (..., n, n)."""
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
-        return _congruent(root, exp(_congruent(inverse, P), _congruent(inverse, V)))
+        return congruent(root, exp(congruent(inverse, P), congruent(inverse, V)))
     Z = lyapunov(P, V)
     step = P @ Z
     return P + sym(V) + sym(Z @ step)
@@ -78,7 +78,7 @@ def geodesic(P: Tensor, Q: Tensor, t: float | Tensor, M: Tensor | None = None) -
     """Point at time t of the geodesic from P (t = 0) to Q (t = 1); t a number or (..., 1, 1)."""
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
-        return _congruent(root, geodesic(_congruent(inverse, P), _congruent(inverse, Q), t))
+        return congruent(root, geodesic(congruent(inverse, P), congruent(inverse, Q), t))
     return (1 - t) ** 2 * P + t**2 * Q + 2 * t * (1 - t) * _product_root(P, Q)
 
 
@@ -101,8 +101,8 @@ def parallel_transport(P: Tensor, Q: Tensor, V: Tensor, M: Tensor | None = None)
     """
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
-        P, Q, V = (_congruent(inverse, value) for value in (P, Q, V))
-        return _congruent(root, parallel_transport(P, Q, V))
+        P, Q, V = (congruent(inverse, value) for value in (P, Q, V))
+        return congruent(root, parallel_transport(P, Q, V))
     product = (P @ Q).detach()
     scale = torch.linalg.matrix_norm(product)
     if bool((torch.linalg.matrix_norm(product - product.mT) > 1e-6 * scale).any()):
@@ -131,7 +131,7 @@ def barycentre(
     """
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
-        return _congruent(root, barycentre(_congruent(inverse, points), None, steps, tolerance, max_steps))
+        return congruent(root, barycentre(congruent(inverse, points), None, steps, tolerance, max_steps))
     centre = sym(points.mean(-3))
     for _ in range(max_steps if steps is None else steps):
         previous = centre
@@ -146,7 +146,8 @@ def barycentre(
 def barycentre_step(centre: Tensor, points: Tensor) -> Tensor:
     """One step of :func:`barycentre` from ``centre``."""
     root, inverse = spectral(centre, Sqrt(), InverseSqrt())
-    mean = matrix_sqrt(_congruent(root.unsqueeze(-3), points)).mean(-3)
+    lead = root if root.ndim == 2 else root.unsqueeze(-3)
+    mean = matrix_sqrt(congruent(lead, points)).mean(-3)
     half = inverse @ mean
     return half @ half.mT
 
@@ -154,12 +155,7 @@ def barycentre_step(centre: Tensor, points: Tensor) -> Tensor:
 def _product_root(P: Tensor, Q: Tensor) -> Tensor:
     """Symmetric part of (P Q)^(1/2)."""
     root, inverse = spectral(P, Sqrt(), InverseSqrt())
-    return sym(root @ matrix_sqrt(_congruent(root, Q)) @ inverse)
-
-
-def _congruent(factor: Tensor, matrix: Tensor) -> Tensor:
-    """A X A with a symmetric A, symmetrised."""
-    return sym(factor @ matrix @ factor)
+    return congruent(root, matrix_sqrt(congruent(root, Q)), inverse)
 
 
 def _trace(matrix: Tensor) -> Tensor:

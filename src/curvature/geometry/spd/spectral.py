@@ -154,7 +154,7 @@ class Absolute:
 
 def sym(matrix: Tensor) -> Tensor:
     """(A + A^T) / 2."""
-    return (matrix + matrix.mT) / 2
+    return (matrix + matrix.mT) * 0.5
 
 
 def eigensystem(matrix: Tensor) -> Eigensystem:
@@ -241,6 +241,23 @@ def sandwich(vectors: Tensor, values: Tensor) -> Tensor:
 def rotate(vectors: Tensor, matrix: Tensor) -> Tensor:
     """U A U^T."""
     return vectors @ matrix @ vectors.mT
+
+
+def congruent(factor: Tensor, matrix: Tensor, right: Tensor | None = None) -> Tensor:
+    """Symmetric part of A X B, (..., n, n).
+
+    Args:
+        factor: A, symmetric; one (n, n) for all of ``matrix``, or (..., n, n).
+        matrix: X, symmetric, (..., n, n).
+        right: B, shaped as ``factor``; default A.
+    """
+    right = factor if right is None else right
+    if factor.ndim > 2 or matrix.ndim == 2:
+        return sym(factor @ matrix @ right)
+    # X A = (A X)^T: both products are then single ones of all rows, instead of one a matrix.
+    n = matrix.shape[-1]
+    left = (matrix.reshape(-1, n) @ factor).view(matrix.shape).mT
+    return sym((left.reshape(-1, n) @ right).view(matrix.shape))
 
 
 class _Spectral(torch.autograd.Function):

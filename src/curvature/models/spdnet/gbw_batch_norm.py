@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from curvature.errors import ConfigError
 from curvature.geometry.spd import bures_wasserstein, matrix_power, matrix_sqrt, sym
 from curvature.geometry.spd.lyapunov import inverse_root
-from curvature.geometry.spd.spectral import Absolute, InverseSqrt, Sqrt, eigensystem, spectral
+from curvature.geometry.spd.spectral import Absolute, InverseSqrt, Sqrt, congruent, eigensystem, spectral
 from curvature.models.spdnet.batch_norm import RiemannianBatchNorm, spd_parameter
 
 TANGENTS = ("literal", "direct")
@@ -84,8 +84,8 @@ class GBWBatchNorm(RiemannianBatchNorm):
 
     def normalise(self, X: Tensor, from_batch: bool) -> Tensor:
         metric_root, metric_inverse = spectral(self.metric, Sqrt(), InverseSqrt())
-        Y = sym(metric_inverse @ matrix_power(X, self.theta) @ metric_inverse)
-        bias = sym(metric_inverse @ matrix_power(self.bias, self.theta) @ metric_inverse)
+        Y = congruent(metric_inverse, matrix_power(X, self.theta))
+        bias = congruent(metric_inverse, matrix_power(self.bias, self.theta))
         tangent, variance = self._centred(Y, from_batch)
         factor = self.scale / (variance + self.eps).sqrt() if self.dispersion else 1.0
         eye = torch.eye(self.n, dtype=Y.dtype, device=Y.device)
@@ -98,7 +98,7 @@ class GBWBatchNorm(RiemannianBatchNorm):
         step = eye + inverse_root(bias, tangent)
         self.folded = (folded | _indefinite(step)).double().mean()
         Z = sym(step @ bias @ step)
-        return matrix_power(sym(metric_root @ Z @ metric_root), 1 / self.theta)
+        return matrix_power(congruent(metric_root, Z), 1 / self.theta)
 
     def _centred(self, Y: Tensor, from_batch: bool) -> tuple[Tensor, Tensor]:
         """Log_B Y carried to the identity, and the variance."""
@@ -109,8 +109,8 @@ class GBWBatchNorm(RiemannianBatchNorm):
                 mean = bures_wasserstein.barycentre(Y, steps=self.karcher_steps)
         system = eigensystem(mean)
         root, inverse = spectral(mean, Sqrt(), InverseSqrt(), system=system)
-        cross = matrix_sqrt(sym(root @ Y @ root))
-        tangent = 2 * inverse_root(mean, 2 * (sym(root @ cross @ inverse) - mean), system)
+        cross = matrix_sqrt(congruent(root, Y))
+        tangent = 2 * inverse_root(mean, 2 * (congruent(root, cross, inverse) - mean), system)
         variance = self.running_var
         if from_batch:
             with torch.set_grad_enabled(with_grad):

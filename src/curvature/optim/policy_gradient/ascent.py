@@ -11,6 +11,8 @@ from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 
 Vector = tuple[Tensor, ...]
+LARGEST_POWER = 4
+"""Powers of the methods are at most 1; far beyond, b^power underflows."""
 
 
 class Oracle(Protocol):
@@ -36,8 +38,8 @@ class Ascent(torch.optim.Optimizer):
         params: one group of parameters, named or not, in the order that ``oracle`` expects.
         oracle: gives the stochastic derivatives.
         lr: gamma_0, > 0.
-        gamma_power: >= 0; 0 keeps the step size constant.
-        eta_power: >= 0.
+        gamma_power: from 0 to 4; 0 keeps the step size constant.
+        eta_power: from 0 to 4.
         normalized: whether d_t is divided by its norm.
         replicas: the first axis of every parameter counts independent problems; each has its own norm.
         seed: of the method's own random numbers, which are a function of (seed, t).
@@ -60,8 +62,8 @@ class Ascent(torch.optim.Optimizer):
         if not lr > 0:
             raise ConfigError("optimizer.lr", lr, "a positive number")
         for name, power in (("gamma_power", gamma_power), ("eta_power", eta_power)):
-            if power < 0:
-                raise ConfigError(f"optimizer.{name}", power, "a number >= 0")
+            if not 0 <= power <= LARGEST_POWER:
+                raise ConfigError(f"optimizer.{name}", power, f"a number from 0 to {LARGEST_POWER}")
         super().__init__(params, {"lr": lr, "t": 0})
         if len(self.param_groups) != 1:
             raise ConfigError("optimizer.params", len(self.param_groups), "one group: the direction is global")
