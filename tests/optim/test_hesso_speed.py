@@ -22,8 +22,7 @@ def best(benchmark):
 
 
 MISSED = pytest.mark.xfail(
-    strict=False,
-    reason="promised is 1.15; while slices shrink 1.07 to 1.19 was measured on AMD EPYC and 1.15 to 1.17 on Xeon",
+    reason="open: promised is 1.15; while slices shrink 1.07 to 1.19 was measured on AMD EPYC and 1.15 to 1.17 on Xeon",
 )
 
 
