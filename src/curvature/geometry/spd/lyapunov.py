@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from curvature.geometry.spd.spectral import Eigensystem, eigensystem, rotate, sym
+from curvature.geometry.spd.spectral import Diagonal, Eigensystem, eigensystem, rotate, sym
 
 
-def lyapunov(point: Tensor, right: Tensor, system: Eigensystem | None = None) -> Tensor:
+def lyapunov(point: Tensor, right: Tensor, system: Eigensystem | Diagonal | None = None) -> Tensor:
     """Solution Z of P Z + Z P = S, differentiable in both.
 
     Args:
@@ -24,7 +24,7 @@ def lyapunov(point: Tensor, right: Tensor, system: Eigensystem | None = None) ->
     return solution
 
 
-def inverse_root(point: Tensor, right: Tensor, system: Eigensystem | None = None) -> Tensor:
+def inverse_root(point: Tensor, right: Tensor, system: Eigensystem | Diagonal | None = None) -> Tensor:
     """(2 A_P)^(-1/2) S, differentiable in both.
 
     With it parallel transport along Bures-Wasserstein geodesics from P to the identity is 2 (2 A_P)^(-1/2) S, and from
@@ -41,9 +41,9 @@ def _sums(values: Tensor) -> Tensor:
 
 class _Lyapunov(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, point: Tensor, right: Tensor, system: Eigensystem | None) -> Tensor:
+    def forward(ctx: Any, point: Tensor, right: Tensor, system: Eigensystem | Diagonal | None) -> Tensor:
         values, vectors = system or eigensystem(point)
-        solution = rotate(vectors, rotate(vectors.mT, sym(right)) / _sums(values))
+        solution = rotate(vectors, rotate(vectors, sym(right), inverse=True) / _sums(values))
         ctx.shapes = point.shape, right.shape
         ctx.save_for_backward(values, vectors, solution)
         return solution
@@ -53,7 +53,7 @@ class _Lyapunov(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         values, vectors, solution = ctx.saved_tensors
         point_shape, right_shape = ctx.shapes
-        for_right = rotate(vectors, rotate(vectors.mT, sym(gradient)) / _sums(values))
+        for_right = rotate(vectors, rotate(vectors, sym(gradient), inverse=True) / _sums(values))
         for_point = None
         if ctx.needs_input_grad[0]:
             for_point = (-2 * sym(solution @ for_right)).sum_to_size(point_shape)
@@ -62,10 +62,10 @@ class _Lyapunov(torch.autograd.Function):
 
 class _InverseRoot(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, point: Tensor, right: Tensor, system: Eigensystem | None) -> Tensor:
+    def forward(ctx: Any, point: Tensor, right: Tensor, system: Eigensystem | Diagonal | None) -> Tensor:
         values, vectors = system or eigensystem(point)
         roots = (2 * _sums(values)).sqrt()
-        inner = rotate(vectors.mT, sym(right)) / roots
+        inner = rotate(vectors, sym(right), inverse=True) / roots
         ctx.shapes = point.shape, right.shape
         ctx.save_for_backward(roots, vectors, inner)
         return rotate(vectors, inner)
@@ -75,12 +75,12 @@ class _InverseRoot(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         roots, vectors, inner = ctx.saved_tensors
         point_shape, right_shape = ctx.shapes
-        weighted = rotate(vectors.mT, sym(gradient)) / roots
+        weighted = rotate(vectors, sym(gradient), inverse=True) / roots
         for_right = rotate(vectors, weighted).sum_to_size(right_shape)
         if not ctx.needs_input_grad[0]:
             return None, for_right, None
         kernel = 1 / (roots.unsqueeze(-2) + roots.unsqueeze(-3))
-        if vectors.dim() == 2:
+        if roots.dim() == 2:
             # sum over the batch first: n products of (n, B) with (B, n)
             left, right = (part.reshape(-1, *part.shape[-2:]).permute(2, 1, 0) for part in (weighted, inner))
             entries = ((left @ right.mT).permute(1, 2, 0) * kernel).sum(-1)

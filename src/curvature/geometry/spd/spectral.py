@@ -26,6 +26,13 @@ class Eigensystem(NamedTuple):
     vectors: Tensor
 
 
+class Diagonal(NamedTuple):
+    """Eigensystem of a diagonal matrix: its entries (..., n), ascending; the eigenvectors are the identity's."""
+
+    values: Tensor
+    vectors: None = None
+
+
 class SpectralFunction(Protocol):
     """A scalar function and its divided differences."""
 
@@ -154,7 +161,7 @@ class Absolute:
 
 def sym(matrix: Tensor) -> Tensor:
     """(A + A^T) / 2."""
-    return (matrix + matrix.mT) * 0.5
+    return (matrix + matrix.mT).mul_(0.5)
 
 
 def eigensystem(matrix: Tensor) -> Eigensystem:
@@ -163,7 +170,9 @@ def eigensystem(matrix: Tensor) -> Eigensystem:
     return Eigensystem(values, vectors)
 
 
-def spectral(matrix: Tensor, *functions: SpectralFunction, system: Eigensystem | None = None) -> tuple[Tensor, ...]:
+def spectral(
+    matrix: Tensor, *functions: SpectralFunction, system: Eigensystem | Diagonal | None = None
+) -> tuple[Tensor, ...]:
     """f(X) for each of ``functions``, from one decomposition.
 
     Args:
@@ -233,37 +242,43 @@ def warn_if_ill_conditioned(values: Tensor) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def sandwich(vectors: Tensor, values: Tensor) -> Tensor:
-    """U diag(values) U^T."""
+def sandwich(vectors: Tensor | None, values: Tensor) -> Tensor:
+    """U diag(values) U^T; without ``vectors`` U is the identity."""
+    if vectors is None:
+        return values.diag_embed()
     return (vectors * values.unsqueeze(-2)) @ vectors.mT
 
 
-def rotate(vectors: Tensor, matrix: Tensor) -> Tensor:
-    """U A U^T."""
-    return vectors @ matrix @ vectors.mT
+def rotate(vectors: Tensor | None, matrix: Tensor, inverse: bool = False) -> Tensor:
+    """U A U^T, or with ``inverse`` U^T A U; without ``vectors`` U is the identity."""
+    if vectors is None:
+        return matrix
+    return vectors.mT @ matrix @ vectors if inverse else vectors @ matrix @ vectors.mT
 
 
 def congruent(factor: Tensor, matrix: Tensor, right: Tensor | None = None) -> Tensor:
-    """Symmetric part of A X B, (..., n, n).
+    """A X A^T, or the symmetric part of A X B^T, (..., n, n).
 
     Args:
-        factor: A, symmetric; one (n, n) for all of ``matrix``, or (..., n, n).
+        factor: A; one (n, n) for all of ``matrix``, or (..., n, n).
         matrix: X, symmetric, (..., n, n).
-        right: B, shaped as ``factor``; default A.
+        right: B, shaped as ``factor``.
     """
-    right = factor if right is None else right
+    other = factor if right is None else right
     if factor.ndim > 2 or matrix.ndim == 2:
-        return sym(factor @ matrix @ right)
-    # X A = (A X)^T: both products are then single ones of all rows, instead of one a matrix.
-    n = matrix.shape[-1]
-    left = (matrix.reshape(-1, n) @ factor).view(matrix.shape).mT
-    return sym((left.reshape(-1, n) @ right).view(matrix.shape))
+        product = factor @ matrix @ other.mT
+    else:
+        # X A^T = (A X)^T: both products are then single ones of all rows, instead of one a matrix.
+        n = matrix.shape[-1]
+        left = (matrix.reshape(-1, n) @ factor.mT).view(matrix.shape).mT
+        product = (left.reshape(-1, n) @ other.mT).view(matrix.shape)
+    return product if right is None else sym(product)
 
 
 class _Spectral(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, matrix: Tensor, functions: tuple[SpectralFunction, ...], system: Eigensystem | None
+        ctx: Any, matrix: Tensor, functions: tuple[SpectralFunction, ...], system: Eigensystem | Diagonal | None
     ) -> tuple[Tensor, ...]:
         values, vectors = system or eigensystem(matrix)
         if any(function.positive for function in functions):
@@ -281,7 +296,7 @@ class _Spectral(torch.autograd.Function):
         total: Tensor | None = None
         for function, gradient in zip(ctx.functions, gradients):
             if gradient is not None:
-                part = function.divided_differences(values) * rotate(vectors.mT, sym(gradient))
+                part = function.divided_differences(values) * rotate(vectors, sym(gradient), inverse=True)
                 total = part if total is None else total + part
         return None if total is None else rotate(vectors, total), None, None
 

@@ -4,9 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from curvature.errors import ConfigError
-from curvature.geometry.spd import bures_wasserstein, matrix_power, matrix_sqrt, sym
+from curvature.geometry.spd import bures_wasserstein, matrix_power, matrix_sqrt
 from curvature.geometry.spd.lyapunov import inverse_root
-from curvature.geometry.spd.spectral import Absolute, InverseSqrt, Sqrt, congruent, eigensystem, spectral
+from curvature.geometry.spd.spectral import (
+    Absolute,
+    Diagonal,
+    InverseSqrt,
+    Sqrt,
+    congruent,
+    eigensystem,
+    spectral,
+)
 from curvature.models.spdnet.batch_norm import RiemannianBatchNorm, spd_parameter
 
 TANGENTS = ("literal", "direct")
@@ -86,7 +94,7 @@ class GBWBatchNorm(RiemannianBatchNorm):
         metric_root, metric_inverse = spectral(self.metric, Sqrt(), InverseSqrt())
         Y = congruent(metric_inverse, matrix_power(X, self.theta))
         bias = congruent(metric_inverse, matrix_power(self.bias, self.theta))
-        tangent, variance = self._centred(Y, from_batch)
+        tangent, frame, variance = self._centred(Y, from_batch)
         factor = self.scale / (variance + self.eps).sqrt() if self.dispersion else 1.0
         eye = torch.eye(self.n, dtype=Y.dtype, device=Y.device)
         if self.tangent == "literal":
@@ -95,22 +103,22 @@ class GBWBatchNorm(RiemannianBatchNorm):
             tangent, folded = 2 * (scaled - eye), folded | again
         else:
             tangent, folded = factor * tangent, torch.zeros(len(Y), dtype=torch.bool, device=Y.device)
-        step = eye + inverse_root(bias, tangent)
+        bias, basis, system = _diagonal(bias)
+        step = eye + inverse_root(bias, congruent(basis.mT @ frame, tangent), system)
         self.folded = (folded | _indefinite(step)).double().mean()
-        Z = sym(step @ bias @ step)
-        return matrix_power(congruent(metric_root, Z), 1 / self.theta)
+        return matrix_power(congruent(metric_root @ basis, step @ bias @ step), 1 / self.theta)
 
-    def _centred(self, Y: Tensor, from_batch: bool) -> tuple[Tensor, Tensor]:
-        """Log_B Y carried to the identity, and the variance."""
+    def _centred(self, Y: Tensor, from_batch: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Log_B Y carried to the identity, in the eigenbasis of B; that basis (n, n), in columns; and the variance."""
         with_grad = self.stats_grad and torch.is_grad_enabled()
         mean = self.running_mean
         if from_batch:
             with torch.set_grad_enabled(with_grad):
                 mean = bures_wasserstein.barycentre(Y, steps=self.karcher_steps)
-        system = eigensystem(mean)
-        root, inverse = spectral(mean, Sqrt(), InverseSqrt(), system=system)
-        cross = matrix_sqrt(congruent(root, Y))
-        tangent = 2 * inverse_root(mean, 2 * (congruent(root, cross, inverse) - mean), system)
+        centre, frame, system = _diagonal(mean)
+        root, inverse = spectral(centre, Sqrt(), InverseSqrt(), system=system)
+        cross = matrix_sqrt(congruent(root @ frame.mT, Y))
+        tangent = 2 * inverse_root(centre, 2 * (congruent(root, cross, inverse) - centre), system)
         variance = self.running_var
         if from_batch:
             with torch.set_grad_enabled(with_grad):
@@ -118,7 +126,7 @@ class GBWBatchNorm(RiemannianBatchNorm):
             with torch.no_grad():
                 self.running_mean.copy_(bures_wasserstein.geodesic(self.running_mean, mean, self.momentum))
                 self._track_variance(variance)
-        return tangent, variance
+        return tangent, frame, variance
 
     def _variance(self, mean: Tensor, Y: Tensor, cross: Tensor) -> Tensor:
         if self.variance_about == "identity":
@@ -128,6 +136,15 @@ class GBWBatchNorm(RiemannianBatchNorm):
 
     def extra_repr(self) -> str:
         return f"{self.n}, theta={self.theta}, karcher_steps={self.karcher_steps}, tangent={self.tangent}"
+
+
+def _diagonal(matrix: Tensor) -> tuple[Tensor, Tensor, Diagonal]:
+    """U^T A U (n, n) in the eigenbasis U of A, a constant for the gradient; U; and the eigensystem of the result.
+
+    The layer's definition does not depend on the basis, and in this one the operators of A need no rotations.
+    """
+    values, basis = eigensystem(matrix)
+    return congruent(basis.mT, matrix), basis, Diagonal(values)
 
 
 def _reflected(W: Tensor) -> tuple[Tensor, Tensor]:
