@@ -202,7 +202,7 @@ def test_facts_hold_and_conditioning_counts():
     assert found["fact/mean_error_converged"] < 1e-12 < found["fact/mean_error_one_step"]
     assert found["fact/condition_exponent_bw"] == pytest.approx(1) and found["fact/folded"] == 0
     X = torch.diag_embed(torch.tensor([[1.0, 1e-8], [1.0, 1e-2], [1.0, 1e-7]]).double())
-    counted = conditioning(X)
+    counted = conditioning([X[:2], X[2:]])
     assert counted["data/ill_conditioned"] == pytest.approx(2 / 3)
     assert counted["data/condition_ridged_min"] == pytest.approx((1 + 1e-6) / (1e-2 + 1e-6))
 

@@ -1,4 +1,8 @@
-"""geoopt's optimisers over named parameters; weight decay never touches parameters that live on a manifold."""
+"""geoopt's optimisers over named parameters; weight decay touches neither parameters that live on a manifold nor scalars.
+
+The scalars of these networks are dispersions of batch norms, which decay would shrink towards a layer that maps everything
+to its bias.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -28,7 +32,7 @@ def riemannian_adam(
     Args:
         params: named parameters.
         lr: learning rate of all of them.
-        weight_decay: of parameters without a manifold.
+        weight_decay: of parameters without a manifold that are not scalars.
         amsgrad: as in ``torch.optim.Adam``.
         **options: of geoopt's optimiser.
     """
@@ -43,12 +47,13 @@ def riemannian_sgd(
 
 
 def _groups(params: NamedParameters, weight_decay: float) -> list[dict[str, Any]]:
-    flat: list[Tensor] = []
-    curved: list[Tensor] = []
+    decayed: list[Tensor] = []
+    kept: list[Tensor] = []
     for _, parameter in params:
-        (curved if isinstance(parameter, geoopt.ManifoldParameter) else flat).append(parameter)
+        exempt = isinstance(parameter, geoopt.ManifoldParameter) or parameter.ndim == 0
+        (kept if exempt else decayed).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": flat, "weight_decay": weight_decay},
-        {"params": curved, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

@@ -5,9 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvature.data.order import InOrder
 from curvature.models.spdnet import GBWBatchNorm
 from curvature.models.spdnet.facts import conditioning, facts
 from curvature.training.classifier import Classifier
+
+MEASURED_AT_ONCE = 500
 
 
 class SPDBatchNorm(Classifier):
@@ -15,7 +18,7 @@ class SPDBatchNorm(Classifier):
 
     During training ``train/folded`` is the share of samples that left the domain of the exponential map, where folding
     is silent. Results: its mean over the run as ``norm/folded``; distances of the learned metric and bias from the
-    identity and the scale as ``norm/...``; conditioning of the training matrices as ``data/...``, where the examples
+    identity and the scale as ``norm/...``; conditioning of all training matrices as ``data/...``, where the examples
     are matrices.
 
     Args:
@@ -52,9 +55,11 @@ class SPDBatchNorm(Classifier):
             if scales:
                 self.results["norm/scale"] = min(scales)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        examples, _ = data.measurement_batches(min(data.train_size, 500))[0]
+        examples, _ = data.measurement_batches(1)[0]
         if examples.dim() == 4 and examples.shape[-1] == examples.shape[-2] and examples.dtype == torch.float64:
-            self.results |= conditioning(examples.flatten(0, 1))
+            train = data.splits["train"]
+            batches = InOrder(len(train), MEASURED_AT_ONCE)
+            self.results |= conditioning(train.examples(batch.indices)[0].flatten(0, 1) for batch in batches)
         if self.facts_seed is not None:
             self.results |= facts(self.facts_seed)
 

@@ -70,6 +70,7 @@ def test_rectify_and_absolute_value_on_both_sides_of_their_kink():
     assert float(torch.linalg.eigvalsh(x)[0]) < -0.5 < 0.5 < float(torch.linalg.eigvalsh(x)[-1])
     assert gradcheck(lambda y: spectral(y, Absolute())[0], leaf(x))
     assert gradcheck(lambda y: spectral(y, Rectify(0.3))[0], leaf(x))
+    assert gradcheck(lambda y: spectral(y, Rectify(-0.5, 0.5))[0], leaf(x))
     close_pair = torch.diag(torch.tensor([1.0, 1.0, 0.1, 0.1]).double())
     assert gradcheck(lambda y: spectral(y, Rectify(0.5))[0], leaf(close_pair))
     clamped = leaf(close_pair)

@@ -112,7 +112,7 @@ def test_step_of_an_spd_parameter_pairs_the_affine_invariant_gradient_with_its_r
     assert error < 20 * lr**3 and error < 0.02 * float((exact - P).abs().max())
 
 
-def test_weight_decay_leaves_manifold_parameters_alone():
+def test_weight_decay_leaves_manifold_parameters_and_the_scale_alone():
     net = small(NORMS["gbw"])
     optimizer = riemannian_sgd(net.named_parameters(), lr=0.1, momentum=0.0, weight_decay=0.5)
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
@@ -120,9 +120,10 @@ def test_weight_decay_leaves_manifold_parameters_alone():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for name, value in net.named_parameters():
-        factor = 1.0 if isinstance(value, geoopt.ManifoldParameter) else 0.95
+        exempt = isinstance(value, geoopt.ManifoldParameter) or name.endswith("scale")
+        factor = 1.0 if exempt else 0.95
         torch.testing.assert_close(value.detach(), factor * before[name], rtol=1e-12, atol=1e-12)
-    assert isinstance(net[1].metric, geoopt.ManifoldParameter)
+    assert isinstance(net[1].metric, geoopt.ManifoldParameter) and net[1].scale.item() == 1.0
 
 
 def test_transport_and_exponential_of_the_bias_use_the_same_point():

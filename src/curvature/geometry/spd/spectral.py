@@ -5,6 +5,7 @@ For X = U diag(l) U^T the derivative of f(X) is U [f[l_i, l_j] (U^T dX U)_ij] U^
 divides by zero there. Every function decomposes its matrix once and keeps the eigensystem for the backward pass.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -130,19 +131,20 @@ class Power:
 
 @dataclass(frozen=True)
 class Rectify:
-    """max(l, threshold), the ReEig of SPDNet."""
+    """min(max(l, threshold), ceiling): the ReEig of SPDNet, without a ceiling by default."""
 
     threshold: float
+    ceiling: float = math.inf
     positive = False
 
     def __call__(self, values: Tensor) -> Tensor:
-        return values.clamp_min(self.threshold)
+        return values.clamp(self.threshold, self.ceiling)
 
     def divided_differences(self, values: Tensor) -> Tensor:
-        a, b = _pairs(values - self.threshold)
-        high, low = torch.maximum(a, b), torch.minimum(a, b)
-        mixed = high / torch.where(high == low, 1.0, high - low)
-        return torch.where(low > 0, 1.0, torch.where(high > 0, mixed, torch.zeros_like(mixed)))
+        a, b = _pairs(values)
+        mixed = (self(a) - self(b)) / torch.where(a == b, 1.0, a - b)
+        slope = ((a > self.threshold) & (a < self.ceiling)).to(a.dtype)
+        return torch.where(a == b, slope, mixed)
 
 
 @dataclass(frozen=True)
@@ -226,9 +228,10 @@ def power_function(exponent: float) -> SpectralFunction:
     return special.get(exponent) or Power(exponent)
 
 
-def rectify(matrix: Tensor, threshold: float) -> Tensor:
-    """ReEig: eigenvalues below ``threshold`` are raised to it (Huang and Van Gool 2017)."""
-    return spectral(matrix, Rectify(threshold))[0]
+def rectify(matrix: Tensor, threshold: float, ceiling: float = math.inf) -> Tensor:
+    """ReEig: eigenvalues of (..., n, n) below ``threshold`` are raised to it (Huang and Van Gool 2017), those above
+    ``ceiling`` are lowered to it."""
+    return spectral(matrix, Rectify(threshold, ceiling))[0]
 
 
 def warn_if_ill_conditioned(values: Tensor) -> None:

@@ -1,5 +1,7 @@
 """Statements of the paper that need no training, evaluated at random matrices in float64."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -70,10 +72,11 @@ def normalised_moments(generator: torch.Generator, theta: float = 0.5) -> dict[s
     return results
 
 
-def conditioning(X: Tensor, ridge: float = 1e-6) -> dict[str, float]:
-    """How ill-conditioned matrices (N, n, n) are, as they are and with ``ridge`` times the largest eigenvalue added."""
-    values = torch.linalg.eigvalsh(X)
-    largest, smallest = values[:, -1], values[:, 0].clamp_min(1e-300)
+def conditioning(batches: Iterable[Tensor], ridge: float = 1e-6) -> dict[str, float]:
+    """How ill-conditioned all matrices of ``batches`` (each (N, n, n)) are, as they are and with ``ridge`` times the
+    largest eigenvalue added."""
+    values = torch.cat([torch.linalg.eigvalsh(X)[:, [0, -1]] for X in batches])
+    largest, smallest = values[:, 1], values[:, 0].clamp_min(1e-300)
     condition = largest / smallest
     ridged = (largest * (1 + ridge)) / (smallest + ridge * largest)
     return {

@@ -9,14 +9,14 @@ from curvature.geometry.spd.spectral import eigenvalues, sandwich
 from curvature.models.spdnet.layers import BiMap, LogEig
 from curvature.models.spdnet.networks import Norm
 
-LEAST = 1e-8
+LEAST, MOST = 1e-8, 1e8
 
 
 class SPDResNet(nn.Module):
     """x = norm(BiMap(X)); x <- Exp_x(V / ||V||_x) with V = Q diag(f(eigenvalues of x)) Q^T; LogEig; linear.
 
     f is a small convolutional net along the ascending spectrum, Q a learned orthogonal matrix; norm and exponential are
-    affine-invariant. Eigenvalues are raised to 1e-8 before the logarithm.
+    affine-invariant. Eigenvalues are clamped to [1e-8, 1e8] before the logarithm.
 
     Args:
         size: n of the input, (B, n, n) or (B, 1, n, n).
@@ -49,6 +49,6 @@ class SPDResNet(nn.Module):
         V = sym(sandwich(self.axes, field))
         length = affine_invariant.inner(x, V, V).clamp_min(1e-24).sqrt()
         x = affine_invariant.exp(x, V / length[:, None, None])
-        logs = self.logarithm(rectify(x, LEAST))
+        logs = self.logarithm(rectify(x, LEAST, MOST))
         logits: Tensor = self.linear(logs.flatten(1))
         return logits
