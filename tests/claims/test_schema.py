@@ -60,6 +60,24 @@ def test_a_whole_file_loads(tmp_path):
             ),
             ["C7", "3 is not among the values"],
         ),
+        (
+            lambda v: (
+                v.update(arms={a: {"parameter": "lr", "values": list(range(n))} for a, n in (("a", 2), ("b", 3))}),
+                v["claims"][0].update(
+                    decide={"kind": "tuned", "metric": "m", "better": "a", "worse": "b", "search": 1}
+                ),
+            ),
+            ["C7", "as many values"],
+        ),
+        (
+            lambda v: (
+                v.update(seeds=[0, 1], arms={a: {"parameter": "lr", "values": [1, 2]} for a in "ab"}),
+                v["claims"][0].update(
+                    decide={"kind": "tuned", "metric": "m", "better": "a", "worse": "b", "search": 2}
+                ),
+            ),
+            ["C7", "search=2 leaves none of 2 seeds"],
+        ),
         (lambda v: v.update(seeds="many"), ["seeds"]),
     ],
 )

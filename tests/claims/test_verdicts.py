@@ -145,6 +145,32 @@ def test_best_restates_a_search_and_a_value_that_failed_is_not_chosen(value, exp
     assert verdict_of(claims_of(part, seeds=3, arms=arms), {"a": rows}).verdict == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 1.2, 1.1, 0.9, 1.3], "reproduced"),
+        ([0.9, 1.3, 0.6, 1.2, 0.9], "reproduced"),
+        ([0.9, 1.0, 0.9, 1.0, 0.9], "contradicted"),
+        ([0.9, float("nan"), 0.9, 1.0, 0.9], "inconclusive"),
+    ],
+)
+def test_not_below_allows_one_standard_error(values, expected):
+    part = {"kind": "not_below", "metric": "m", "better": "a", "worse": "b"}
+    found = verdict_of(claims_of(part), {"a": metrics(values), "b": metrics([1.0] * 5)})
+    assert found.verdict == expected
+
+
+def test_tuned_compares_each_arm_at_the_value_its_own_search_chose():
+    arms = {name: {"parameter": "lr", "values": [1.0, 10.0]} for name in "ab"}
+    part = {"kind": "tuned", "metric": "m", "better": "a", "worse": "b", "search": 1}
+    rows = {"a": [5.0, 1.0, 1.0, 1.0, 4.0, 9.0, 9.0, 9.0], "b": [3.0, 9.0, 9.0, 9.0, float("nan"), 9.0, 9.0, 9.0]}
+    found = verdict_of(claims_of(part, seeds=4, arms=arms), {name: metrics(row) for name, row in rows.items()})
+    assert found.verdict == "contradicted" and found.parts[0].effect.value == -8
+    assert found.parts[0].detail == "a at 1, b at 1" and list(found.parts[0].values) == ["seed 1", "seed 2", "seed 3"]
+    better = {name: metrics(row) for name, row in zip("ab", reversed(rows.values()))}
+    assert verdict_of(claims_of(part, seeds=4, arms=arms), better).verdict == "reproduced"
+
+
 def test_the_weakest_deciding_part_decides_and_informative_ones_do_not():
     holds, fails = GREATER, GREATER | {"better": "b", "worse": "a"}
     assert verdict_of(claims_of(holds, fails), shifted(0.5)).verdict == "contradicted"

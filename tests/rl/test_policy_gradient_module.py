@@ -137,9 +137,9 @@ def test_look_ahead_trajectory_is_sampled_away_from_the_parameters_which_stay():
     sampled = []
 
     class Spy(PolicyOracle):
-        def _sample(self, parameters):
+        def _sample(self, parameters, count):
             sampled.append((parameters[0].clone(), policy.weight.detach().clone()))
-            return super()._sample(parameters)
+            return super()._sample(parameters, count)
 
     optimizer = NPGIGT(policy.parameters(), Spy(lqr, policy), lr=0.1)
     weights = []

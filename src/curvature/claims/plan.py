@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from curvature.claims.schema import Claim, Claims
 from curvature.fingerprint import fingerprint
 
@@ -59,13 +61,18 @@ def plan(claims: Claims, selected: Sequence[Claim], compose: Compose, overrides:
     runs: list[PlannedRun] = []
     for arm, wanted in seeds.items():
         entry = claims.arms[arm]
+        cfg: Any = None
         for value in entry.values or (None,):
             own = [*entry.overrides, f"arm={arm}"]
             if value is not None:
                 own.append(f"{entry.parameter}={value:g}")
             keys = {_key(item) for item in own} | {"seed", "claim"}
             line = [*(item for item in overrides if _key(item) not in keys), *own]
-            cfg = compose(line)
+            if cfg is None:
+                cfg = compose(line)
+            else:
+                # What a value changes is known, and composing takes a tenth of a second.
+                OmegaConf.update(cfg, _key(own[-1]), _number(own[-1]))
             for seed in sorted(wanted):
                 cfg.seed = seed
                 runs.append(PlannedRun(arm, value, seed, fingerprint(cfg), [*line, f"seed={seed}"]))
@@ -79,6 +86,12 @@ def without_data(selected: Sequence[Claim], data_root: Path | str | None) -> lis
         for claim in selected
         if claim.data is not None and (data_root is None or not (Path(data_root) / claim.data).is_dir())
     ]
+
+
+def _number(override: str) -> int | float:
+    """The value of an override as Hydra reads it."""
+    text = override.split("=", 1)[1]
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _key(override: str) -> str:

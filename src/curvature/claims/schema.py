@@ -78,6 +78,40 @@ class Greater(Decision):
         return [Expression(f"log(({better}) / ({worse}))" if self.statistic == "ratio" else f"({better}) - ({worse})")]
 
 
+class NotBelow(Decision):
+    """Paired by seed: the mean of ``metric``, ``better`` minus ``worse``, is at least -``errors`` standard errors.
+
+    A rule of estimates without an interval, so that it holds or does not.
+    """
+
+    kind: Literal["not_below"]
+    metric: str
+    better: str
+    worse: str
+    errors: float = Field(1.0, ge=0)
+
+    def expressions(self) -> list[Expression]:
+        return [Expression(f"({self.metric}@{self.better}) - ({self.metric}@{self.worse})")]
+
+
+class Tuned(NotBelow):
+    """``not_below`` between two swept arms, each at the value that a search of its own chooses.
+
+    The search is the lowest ``search`` of the claim's seeds: an arm's value is the one with the highest mean of
+    ``metric`` on them. The other seeds decide. Both arms sweep as many values, so that neither is tuned more.
+    """
+
+    kind: Literal["tuned"]  # type: ignore[assignment]
+    search: int = Field(ge=1)
+
+    def expressions(self) -> list[Expression]:
+        return []
+
+    @property
+    def arms(self) -> list[str]:
+        return [self.better, self.worse]
+
+
 class Positive(Decision):
     """Per seed, the mean of ``value`` (arithmetic over ``metric@arm``) exceeds ``margin``."""
 
@@ -156,7 +190,9 @@ class Best(Decision):
         return [self.arm]
 
 
-AnyDecision = Annotated[Greater | Positive | Bound | Equal | Rate | Monotone | Best, Field(discriminator="kind")]
+AnyDecision = Annotated[
+    Greater | NotBelow | Tuned | Positive | Bound | Equal | Rate | Monotone | Best, Field(discriminator="kind")
+]
 
 
 class Arm(Model):
@@ -241,12 +277,21 @@ class Claims(Model):
                     swept = self.arms[arm].parameter is not None
                     if isinstance(part, Best) and swept and part.value not in self.arms[arm].values:
                         raise ValueError(f"claim {claim.id}: {part.value:g} is not among the values of arm {arm!r}")
-                    if swept != isinstance(part, Rate | Monotone | Best):
+                    if swept != isinstance(part, Rate | Monotone | Best | Tuned):
                         raise ValueError(f"claim {claim.id}: arm {arm!r} is {'' if swept else 'not '}swept")
                 used |= set(part.arms)
+                if isinstance(part, Tuned):
+                    self._check_tuned(claim, part)
         if idle := sorted(set(self.arms) - used):
             raise ValueError(f"arms that no claim uses: {idle}")
         return self
+
+    def _check_tuned(self, claim: Claim, part: Tuned) -> None:
+        sizes = {arm: len(self.arms[arm].values) for arm in part.arms}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"claim {claim.id}: arms that are tuned alike sweep as many values, not {sizes}")
+        if part.search >= len(seeds := claim.seeds or self.seeds):
+            raise ValueError(f"claim {claim.id}: search={part.search} leaves none of {len(seeds)} seeds to decide")
 
     def select(self, wanted: list[str] | None) -> list[Claim]:
         """The claims named in ``wanted``, or all.
@@ -303,5 +348,20 @@ def _claim_id(content: Any, index: int) -> str:
 
 
 def _field_names() -> list[str]:
-    models = (Paper, Reported, Greater, Positive, Bound, Equal, Rate, Monotone, Best, Arm, Claim, Claims)
+    models = (
+        Paper,
+        Reported,
+        Greater,
+        NotBelow,
+        Tuned,
+        Positive,
+        Bound,
+        Equal,
+        Rate,
+        Monotone,
+        Best,
+        Arm,
+        Claim,
+        Claims,
+    )
     return sorted({name for model in models for name in model.model_fields})

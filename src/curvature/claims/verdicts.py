@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
+from statistics import fmean, stdev
 
 from curvature.claims.expression import Expression
 from curvature.claims.plan import PlannedRun
@@ -16,8 +16,10 @@ from curvature.claims.schema import (
     Equal,
     Greater,
     Monotone,
+    NotBelow,
     Positive,
     Rate,
+    Tuned,
     Verdict,
 )
 from curvature.claims.statistics import Effect, mean_effect, rank_effect, slope_effect
@@ -150,6 +152,12 @@ def _judge_part(part: Decision, runs: Sequence[PlannedRun], results: Mapping[str
         match part:
             case Greater() | Positive():
                 return _mean(part, runs, results)
+            case Tuned():
+                return _tuned(part, runs, results)
+            case NotBelow():
+                (expression,) = part.expressions()
+                table = sorted(_per_seed(runs, results).items())
+                return _not_below(part, {f"seed {seed}": expression(arms) for seed, arms in table})
             case Bound():
                 return _bound(part, runs, results)
             case Equal():
@@ -196,6 +204,37 @@ def _side(effect: Effect, threshold: float) -> Verdict:
     return "contradicted" if effect.high < threshold else "inconclusive"
 
 
+def _not_below(part: NotBelow, values: dict[str, float], detail: str = "") -> PartVerdict:
+    effect = mean_effect(list(values.values()))
+    if effect.n < MIN_SEEDS or math.isnan(effect.value):
+        return PartVerdict(_name(part), "inconclusive", effect, (), values, part.informative, detail)
+    least = -part.errors * stdev(values.values()) / math.sqrt(effect.n)
+    verdict: Verdict = "reproduced" if effect.value >= least else "contradicted"
+    return PartVerdict(_name(part), verdict, effect, (least,), values, part.informative, detail)
+
+
+def _tuned(part: Tuned, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
+    seeds = sorted({run.seed for run in runs})
+    searched, chosen, metrics = seeds[: part.search], {}, {}
+    for arm in part.arms:
+        found: dict[float, dict[int, float]] = {}
+        for run in (run for run in runs if run.arm == arm):
+            assert run.value is not None
+            found.setdefault(run.value, {})[run.seed] = _metric(part.metric, run, results)
+        means = {value: fmean(by_seed[seed] for seed in searched) for value, by_seed in found.items()}
+        best = max(means, key=lambda value: -math.inf if math.isnan(means[value]) else means[value])
+        chosen[arm], metrics[arm] = best, found[best]
+    values = {f"seed {s}": metrics[part.better][s] - metrics[part.worse][s] for s in seeds[part.search :]}
+    return _not_below(part, values, ", ".join(f"{arm} at {value:g}" for arm, value in chosen.items()))
+
+
+def _metric(name: str, run: PlannedRun, results: Mapping[str, Result]) -> float:
+    metrics = results[run.fingerprint].metrics
+    if name not in metrics:
+        raise KeyError(f"{name} of arm {run.arm}")
+    return metrics[name]
+
+
 def _bound(part: Bound, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
     value, most, *where = part.expressions()
     excess = {}
@@ -232,11 +271,8 @@ def _inside(effect: Effect, bounds: tuple[float, float]) -> Verdict:
 def _swept(part: Rate | Monotone | Best, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
     points = []
     for run in runs:
-        metrics = results[run.fingerprint].metrics
-        if part.metric not in metrics:
-            raise KeyError(f"{part.metric} of arm {run.arm}")
         assert run.value is not None
-        points.append((f"{run.value:g}, seed {run.seed}", run.value, metrics[part.metric]))
+        points.append((f"{run.value:g}, seed {run.seed}", run.value, _metric(part.metric, run, results)))
     x, y = [point[1] for point in points], [point[2] for point in points]
     values = {name: metric for name, _, metric in points}
     if isinstance(part, Best):
@@ -263,6 +299,9 @@ def _name(part: Decision) -> str:
         case Greater():
             sign = "/" if part.statistic == "ratio" else "-"
             return f"{part.metric}: {part.better} {sign} {part.worse}"
+        case NotBelow():
+            tuned = ", tuned alike" if isinstance(part, Tuned) else ""
+            return f"{part.metric}{tuned}: {part.better} - {part.worse} >= -{part.errors:g} standard errors"
         case Positive() | Equal():
             return part.value
         case Bound():

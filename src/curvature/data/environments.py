@@ -17,6 +17,7 @@ class EnvironmentData(StreamedDataModule):
         environment: one of :mod:`curvature.rl`.
         trajectories: trajectories an estimate, for each replica.
         baseline: ``none`` or ``leave_one_out``; see :meth:`curvature.rl.Trajectories.rewards_to_go`.
+        product_trajectories: trajectories of a Hessian-vector product; null is as many as of an estimate.
         replicas: independent problems that run side by side; null is one, where the environment allows it.
         hidden: widths of the policy's network, where it is one.
         chunk: iterations that count as one step of the run.
@@ -31,6 +32,7 @@ class EnvironmentData(StreamedDataModule):
         environment: Any,
         trajectories: int = 1,
         baseline: str = "none",
+        product_trajectories: int | None = None,
         replicas: int | None = None,
         hidden: Sequence[int] = (32, 32),
         chunk: int = 1,
@@ -41,12 +43,14 @@ class EnvironmentData(StreamedDataModule):
         for name, value in (("trajectories", trajectories), ("chunk", chunk), ("evaluations", evaluations)):
             if value < 1:
                 raise ConfigError(f"data.{name}", value, "at least 1")
-        if replicas is not None and replicas < 1:
-            raise ConfigError("data.replicas", replicas, "at least 1, or null")
+        for name, optional in (("replicas", replicas), ("product_trajectories", product_trajectories)):
+            if optional is not None and optional < 1:
+                raise ConfigError(f"data.{name}", optional, "at least 1, or null")
         if baseline not in BASELINES:
             raise ConfigError("data.baseline", baseline, f"one of {', '.join(BASELINES)}")
         self.environment, self.trajectories, self.leave_one_out = environment, trajectories, baseline != "none"
-        self.replicas, self.hidden, self.chunk, self.evaluations = replicas, tuple(hidden), chunk, evaluations
+        self.product_trajectories, self.replicas = product_trajectories, replicas
+        self.hidden, self.chunk, self.evaluations = tuple(hidden), chunk, evaluations
 
     def train_loader(self) -> StepLoader:
         return StepLoader()

@@ -102,6 +102,7 @@ class PolicyGradient(pl.LightningModule):
             datamodule.leave_one_out,
             self.score_term,  # type: ignore[arg-type]
             self.seed,
+            datamodule.product_trajectories,
         )
 
     def setup(self, stage: str) -> None:

@@ -33,6 +33,7 @@ class PolicyOracle:
         environment: what is sampled.
         policy: its structure; its own parameters are not used.
         count: trajectories M an estimate, at least 1.
+        product_count: of a Hessian-vector product; None is ``count``. A single one has no baseline.
         leave_one_out: baseline, see :meth:`Trajectories.rewards_to_go`.
         score_term: see :func:`curvature.rl.estimators.hessian_vector_product`.
         seed: of all samples.
@@ -53,10 +54,12 @@ class PolicyOracle:
         leave_one_out: bool = False,
         score_term: ScoreTerm = "exact",
         seed: int = 0,
+        product_count: int | None = None,
     ) -> None:
         if count < 1 or (leave_one_out and count < 2):
-            raise ConfigError("module.trajectories", count, "at least 1, and 2 with the leave-one-out baseline")
+            raise ConfigError("data.trajectories", count, "at least 1, and 2 with the leave-one-out baseline")
         self.environment, self.policy, self.count = environment, policy, count
+        self.product_count = count if product_count is None else product_count
         self.leave_one_out, self.score_term, self.seed = leave_one_out, score_term, seed
         self.calls = 0
         self.counts = dict.fromkeys(COUNTS, 0)
@@ -64,19 +67,19 @@ class PolicyOracle:
     def gradient(self, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """g(tau, theta) with tau sampled at theta."""
         self.counts["gradients"] += 1
-        sample = self._sample(parameters)
+        sample = self._sample(parameters, self.count)
         return gpomdp_gradient(sample, self.policy, self.environment.discount, parameters, self.leave_one_out)
 
     def hessian_vector_product(self, parameters: Sequence[Tensor], direction: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """B(tau, theta) u with tau sampled at theta."""
         self.counts["products"] += 1
         return hessian_vector_product(
-            self._sample(parameters),
+            self._sample(parameters, self.product_count),
             self.policy,
             direction,
             self.environment.discount,
             parameters,
-            self.leave_one_out,
+            self.leave_one_out and self.product_count > 1,
             self.score_term,
         )
 
@@ -85,7 +88,7 @@ class PolicyOracle:
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """g(tau, theta) and w g(tau, previous), both on one sample at theta."""
         self.counts["ratios"] += 1
-        sample = self._sample(parameters)
+        sample = self._sample(parameters, self.count)
         discount = self.environment.discount
         return weighted_gradient_pair(sample, self.policy, discount, parameters, previous, self.leave_one_out)
 
@@ -97,10 +100,10 @@ class PolicyOracle:
         """Inverse of :meth:`state_dict`."""
         self.calls, self.counts = int(state["calls"]), dict(state["counts"])
 
-    def _sample(self, parameters: Sequence[Tensor]) -> Trajectories:
+    def _sample(self, parameters: Sequence[Tensor], count: int) -> Trajectories:
         with torch.no_grad():
             seed = derive("rollout", self.seed, self.calls)
-            sample = self.environment.rollout(self.policy, parameters, self.count, seed)
+            sample = self.environment.rollout(self.policy, parameters, count, seed)
         self.calls += 1
         self.counts["trajectories"] += sample.count
         self.counts["steps"] += sample.steps
