@@ -35,7 +35,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,bench,pretrained]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,bench,pretrained,hdf5]"
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test

@@ -78,7 +78,7 @@ def check_limits(cfg: DictConfig, datamodule: Any) -> None:
             continue
         loaders = getattr(datamodule, method)()
         fewest = min(len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders]))
-        if int(share * fewest) < 1:
+        if fewest and int(share * fewest) < 1:
             allowed = f"null, an integer, or a share of at least 1/{fewest}, since a loader has {fewest} batches"
             raise ConfigError(f"trainer.{key}", share, allowed)
 

@@ -51,6 +51,7 @@ def test_splits_are_disjoint_and_whole(make):
     train, val = numbers(module, "train"), numbers(module, "val")
     assert (module.train_size, module.val_size, module.test_size) == (32, 8, 10)
     assert sorted(train + val) == list(range(40))
+    assert (make(val_size=0).train_size, make(val_size=0).val_size) == (40, 0)
     for images, labels in module.measurement_batches(32, "train"):
         assert images.shape == (32, 3, 6, 6) and images.dtype == torch.float32
         assert images.min() >= -1 and images.max() <= 1

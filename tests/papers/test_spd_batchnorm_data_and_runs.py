@@ -139,7 +139,8 @@ def test_hdm05_reads_a_file_for_each_sample(tmp_path):
     assert torch.equal(torch.cat(first), torch.cat(second)), "the test images come in one order"
     smoke = ["+debug=smoke", "tracking=offline", f"outputs={tmp_path / 'out'}"]
     metrics = run(composed(*arguments, *smoke, experiment="paper/spd_batchnorm")).metrics
-    assert np.isfinite(metrics["val/loss"]) and metrics["norm/metric_moved"] > 0
+    assert np.isfinite(metrics["test/loss"]) and metrics["norm/metric_moved"] > 0
+    assert (data.train_size, data.val_size) == (6, 0) and "val/loss" not in metrics, "the whole half is trained on"
 
 
 def test_ntu_sequences_become_covariances_with_trace_one(tmp_path):
@@ -153,9 +154,10 @@ def test_ntu_sequences_become_covariances_with_trace_one(tmp_path):
                 folder / f"S001C001P001R001A{index % 2 + 1:03d}.npy" if index < 2 else folder / f"B{index}A001.npy",
                 sequence,
             )
-    overrides = [f"data_root={tmp_path}", "data=ntu60", "data.batch_size=2", "data.num_workers=0", "data.val_size=1"]
+    overrides = [f"data_root={tmp_path}", "data=ntu60", "data.batch_size=2", "data.num_workers=0"]
     data = instantiate(composed(*overrides).data)
     data.setup()
+    assert (data.train_size, data.val_size, data.test_size) == (4, 0, 4)
     source, rows = data.splits["train"].source, np.array([0, 1])
     plain, augmented = source.images(rows), source.images(rows, np.array([5, 6]))
     assert torch.equal(plain, source.images(rows)) and torch.equal(augmented, source.images(rows, np.array([5, 6])))
@@ -163,7 +165,54 @@ def test_ntu_sequences_become_covariances_with_trace_one(tmp_path):
     torch.testing.assert_close(plain[:, 0].diagonal(dim1=-2, dim2=-1).sum(-1), torch.full((2,), 1 + 75e-6).double())
 
 
-@pytest.mark.parametrize("name", ["mamem", "hdm05", "ntu60"])
+def write_uav(folder, name="temp_2", size=51):
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2)):
+        for label in (7, 12):
+            (folder / split / str(label)).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                factor = rng.normal(size=(size, 60))
+                with h5py.File(folder / split / str(label) / f"{index}.mat", "w") as file:
+                    file[name] = label * (factor @ factor.T)
+
+
+def test_uav_human_reads_a_folder_for_each_class(tmp_path):
+    write_uav(tmp_path / "uav_human")
+    overrides = ["data=uav_human", f"data_root={tmp_path}", "data.batch_size=2"]
+    data = instantiate(composed(*overrides).data)
+    data.setup()
+    assert (data.train_size, data.val_size, data.test_size) == (6, 0, 4)
+    for split in ("train", "test"):
+        ((matrices, labels),) = data.measurement_batches(len(data.splits[split]), split)
+        assert matrices.shape[1:] == (1, 51, 51) and matrices.dtype == torch.float64
+        traces = matrices[:, 0].diagonal(dim1=-2, dim2=-1).sum(-1)
+        assert float(traces[labels == 1].max()) < float(traces[labels == 0].min())
+
+
+def test_damaged_uav_human_files(tmp_path):
+    def setup():
+        instantiate(composed("data=uav_human", f"data_root={tmp_path}").data).setup()
+
+    write_uav(tmp_path / "uav_human", name="other")
+    with pytest.raises(ConfigError, match="temp_2"):
+        setup()
+    write_uav(tmp_path / "uav_human", size=50)
+    with pytest.raises(ConfigError, match="51"):
+        setup()
+    (tmp_path / "uav_human" / "val" / "9").mkdir()
+    (tmp_path / "uav_human" / "val" / "9" / "0.mat").touch()
+    with pytest.raises(ConfigError, match="not 9"):
+        setup()
+
+
+def test_seeds_can_run_through_the_subjects_of_mamem():
+    for seed, subject in ((0, 1), (10, 11), (11, 1), (54, 11)):
+        data = composed("data=mamem", "data.subject=null", "data.seed=${seed}", f"seed={seed}").data
+        assert instantiate(data).subject == subject
+
+
+@pytest.mark.parametrize("name", ["mamem", "hdm05", "ntu60", "uav_human"])
 def test_missing_data_is_said_before_anything_is_spent(name, tmp_path):
     with pytest.raises(ConfigError, match=r"data_root.*a directory that holds"):
         instantiate(composed(f"data={name}", f"data_root={tmp_path}").data).setup()

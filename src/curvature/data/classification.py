@@ -11,7 +11,7 @@ from curvature.data.corruptions import Corruption
 from curvature.data.order import InOrder, SeededBatchSampler, check_batch_size
 from curvature.data.seeds import derive
 from curvature.data.sources import Examples, Source, Split, SplitBatches
-from curvature.data.splits import Size, check_size, choose
+from curvature.data.splits import LEAST, Size, check_size, choose
 from curvature.data.stream import StreamedDataModule
 from curvature.errors import ConfigError
 
@@ -31,7 +31,8 @@ class ClassificationDataModule(StreamedDataModule):
         batch_size: global training batch.
         eval_batch_size: batch of validation and test, per process.
         train_size, val_size, test_size: how many examples of the split to use: an integer, a share between 0 and 1, or
-            None for all. A source without a test or validation split gives that many of its training examples.
+            None for all. A source without a test or validation split gives that many of its training examples; a
+            ``val_size`` of 0 then holds none out, and nothing is validated.
         label_noise: share of training labels that are drawn anew, uniformly over all classes.
         label_noise_seed: seed of that draw.
         corruptions: name -> corruption, or None to leave it out; each makes one more test loader.
@@ -85,7 +86,7 @@ class ClassificationDataModule(StreamedDataModule):
                 raise ConfigError(f"data.{key}", value, f"an integer >= {least}")
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         for name, size in self.sizes.items():
-            check_size(f"data.{name}_size", size)
+            check_size(f"data.{name}_size", size, LEAST[name])
         self.num_classes, self.image_shape = num_classes, tuple(image_shape)
         self.train_image_shape = tuple(train_image_shape) if train_image_shape is not None else self.image_shape
         self.repeats = repeats
@@ -118,9 +119,10 @@ class ClassificationDataModule(StreamedDataModule):
         splits = choose(self.load(), self.sizes, self.seed)
         check_batch_size(self.batch_size, len(splits["train"]))
         for name, split in splits.items():
-            self._check_labels(name, split.labels)
+            if len(split):
+                self._check_labels(name, split.labels)
         shifted = self.load_shifted()
-        splits = {name: self.in_use(split) for name, split in splits.items()}
+        splits = {name: self.in_use(split) if len(split) else split for name, split in splits.items()}
         train = splits["train"]
         splits["train"] = Split(train.source, train.rows, self._noisy(train.labels))
         self._try_out(splits)
@@ -209,6 +211,8 @@ class ClassificationDataModule(StreamedDataModule):
     def _try_out(self, splits: Mapping[str, Split]) -> None:
         """Let what cannot work fail before training: one image a split, through every transform."""
         for name, split in splits.items():
+            if not len(split):
+                continue
             images, _ = SplitBatches(split, 0 if name == "train" else None).__getitems__(next(iter(InOrder(1, 1))))
             key = "train_image_shape" if name == "train" else "image_shape"
             if tuple(images.shape[1:]) != getattr(self, key):

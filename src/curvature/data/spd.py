@@ -12,10 +12,12 @@ from curvature.data.classification import ClassificationDataModule
 from curvature.data.covariances import NuisanceFamily, region_covariances
 from curvature.data.seeds import derive
 from curvature.data.sources import Source, TensorSource
-from curvature.errors import ConfigError
+from curvature.errors import ConfigError, CurvatureError
 
 MAMEM_SPLITS = {"train": slice(0, 300), "val": slice(300, 400), "test": slice(400, 500)}
 MAMEM_SHAPE = (500, 8, 125)
+MAMEM_SUBJECTS = 11
+UAV_VARIABLE = "temp_2"
 
 
 class NuisanceDataModule(ClassificationDataModule):
@@ -84,17 +86,21 @@ class MamemDataModule(ClassificationDataModule):
 
     Args:
         root: folder that holds ``mamem_ssvep/U001.mat`` to ``U011.mat``.
-        subject: 1 to 11.
+        subject: 1 to 11; None takes the one that ``seed`` counts to, 1 + seed modulo 11, so that the seeds 0 to 54 are
+            five runs of every subject.
         **options: see :class:`curvature.data.classification.ClassificationDataModule`.
 
     Raises:
         ConfigError: no root, no such subject, or a file that does not hold such trials.
     """
 
-    def __init__(self, root: str | None, subject: int = 1, **options: Any) -> None:
+    def __init__(self, root: str | None, subject: int | None = 1, **options: Any) -> None:
         super().__init__(**options)
-        if not 1 <= subject <= 11:
-            raise ConfigError("data.subject", subject, "an integer from 1 to 11")
+        if subject is None:
+            subject = 1 + self.seed % MAMEM_SUBJECTS
+        if not 1 <= subject <= MAMEM_SUBJECTS:
+            allowed = f"an integer from 1 to {MAMEM_SUBJECTS}, or null for one that follows from data.seed"
+            raise ConfigError("data.subject", subject, allowed)
         self.root, self.subject = root, subject
 
     def load(self) -> dict[str, Source]:
@@ -143,6 +149,56 @@ class HDM05DataModule(ClassificationDataModule):
         classes = {number: index for index, number in enumerate(sorted({int(name) for name in names}))}
         X = torch.stack([_matrix(path) for path in files])
         return {"train": TensorSource(X.unsqueeze(1), torch.tensor([classes[int(name)] for name in names]))}
+
+
+class UAVHumanDataModule(ClassificationDataModule):
+    """UAV-Human: covariances 51 x 51 of skeletons, as GitWR/U-SPDNet gives them, in 155 classes.
+
+    They are regularised, with condition numbers below 1e3: real, but not ill-conditioned. Its ``val`` is the test
+    split; classes count in the order of their folders' names.
+
+    Args:
+        root: folder that holds ``uav_human/{train,val}/<class>/<number>.mat`` (MAT 7.3, variable ``temp_2``).
+        **options: see :class:`curvature.data.classification.ClassificationDataModule`.
+
+    Raises:
+        ConfigError: no root, no files, a class without training matrices, or a file that does not hold one.
+        CurvatureError: h5py is not installed.
+    """
+
+    def __init__(self, root: str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.root = root
+
+    def load(self) -> dict[str, Source]:
+        files = {name: sorted(folder(self.root, f"uav_human/{name}").glob("*/*.mat")) for name in ("train", "val")}
+        for name, paths in files.items():
+            if not paths:
+                raise ConfigError("data_root", self.root, f"a folder with uav_human/{name}/<class>/<number>.mat")
+        classes = {name: index for index, name in enumerate(sorted({path.parent.name for path in files["train"]}))}
+        if strange := {path.parent.name for path in files["val"]} - set(classes):
+            allowed = f"classes of uav_human/val among those of train, not {min(strange)}"
+            raise ConfigError("data_root", self.root, allowed)
+        return {split: self._source(files[name], classes) for split, name in (("train", "train"), ("test", "val"))}
+
+    def _source(self, files: list[Path], classes: dict[str, int]) -> TensorSource:
+        X = torch.stack([self._matrix(path) for path in files])
+        return TensorSource(X.unsqueeze(1), torch.tensor([classes[path.parent.name] for path in files]))
+
+    def _matrix(self, path: Path) -> Tensor:
+        try:
+            import h5py
+        except ImportError as error:
+            raise CurvatureError("data=uav_human reads HDF5 files: pip install h5py") from error
+        try:
+            with h5py.File(path) as content:
+                matrix = torch.from_numpy(np.asarray(content[UAV_VARIABLE], dtype=np.float64))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError("data_root", str(path), f"a MAT 7.3 file with {UAV_VARIABLE} ({error})") from error
+        if tuple(matrix.shape) != self.image_shape[1:]:
+            allowed = f"{UAV_VARIABLE} of shape {self.image_shape[1:]}, found {tuple(matrix.shape)}"
+            raise ConfigError("data_root", str(path), allowed)
+        return (matrix + matrix.mT) / 2
 
 
 def folder(root: str | None, name: str) -> Path:

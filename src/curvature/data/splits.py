@@ -13,21 +13,23 @@ from curvature.errors import ConfigError
 Size = int | float | None
 
 VALIDATION_SHARE = 0.1
+LEAST = {"train": 1, "val": 0, "test": 1}
+"""Examples that a split needs."""
 
 
-def check_size(key: str, size: Size) -> None:
-    """Raises ConfigError unless ``size`` is None, an integer >= 1 or a share in (0, 1]."""
-    whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+def check_size(key: str, size: Size, least: int) -> None:
+    """Raises ConfigError unless ``size`` is None, an integer >= ``least`` or a share in (0, 1]."""
+    whole = isinstance(size, int) and not isinstance(size, bool) and size >= least
     if size is not None and not whole and not (isinstance(size, float) and 0.0 < size <= 1.0):
-        raise ConfigError(key, size, "an integer >= 1, a share in (0, 1], or null for all")
+        raise ConfigError(key, size, f"an integer >= {least}, a share in (0, 1], or null for all")
 
 
 def choose(sources: Mapping[str, Source], sizes: Mapping[str, Size], seed: int) -> dict[str, Split]:
     """Splits ``train``, ``val`` and ``test``.
 
     Each source is permuted once with ``seed``. Where there is no ``test`` source, ``sizes["test"]`` examples are held
-    out from the end of train; then likewise for ``val``, by default a tenth of what is left. Of every split the first
-    ``sizes[name]`` examples are used, so that smaller splits are the beginnings of larger ones.
+    out from the end of train; then likewise for ``val``, by default a tenth of what is left and, with 0, nothing. Of
+    every split the first ``sizes[name]`` examples are used, so that smaller splits are the beginnings of larger ones.
 
     Raises:
         ConfigError: a size that exceeds what there is, or a test split that is neither given nor sized.
@@ -40,21 +42,23 @@ def choose(sources: Mapping[str, Source], sizes: Mapping[str, Size], seed: int) 
         if size is None:
             raise ConfigError(f"data.{name}_size", None, f"a number or share: the data has no {name} split of its own")
         total = len(rows["train"])
-        count = _count(f"data.{name}_size", size, total, total - 1, f"to leave some of {total} for training")
-        rows["train"], rows[name] = np.split(rows["train"], [-count])
+        reason = f"to leave some of {total} for training"
+        count = _count(f"data.{name}_size", size, total, total - 1, reason, LEAST[name])
+        rows["train"], rows[name] = np.split(rows["train"], [total - count])
     splits = {}
     for name in ("train", "val", "test"):
         if name in sources or name == "train":
             total = len(rows[name])
-            count = _count(f"data.{name}_size", sizes[name], total, total, f"which the {name} split has")
+            reason = f"which the {name} split has"
+            count = _count(f"data.{name}_size", sizes[name], total, total, reason, LEAST[name])
             rows[name] = rows[name][:count]
         source = sources.get(name, sources["train"])
         splits[name] = Split(source, rows[name], source.labels[torch.from_numpy(rows[name])])
     return splits
 
 
-def _count(key: str, size: Size, total: int, most: int, reason: str) -> int:
+def _count(key: str, size: Size, total: int, most: int, reason: str, least: int) -> int:
     count = total if size is None else max(1, round(size * total)) if isinstance(size, float) else size
-    if not 1 <= count <= most:
+    if not least <= count <= most:
         raise ConfigError(key, size, f"at most {most} examples, {reason}")
     return count

@@ -1,7 +1,6 @@
-"""geoopt's optimisers over named parameters; weight decay touches neither parameters that live on a manifold nor scalars.
+"""geoopt's optimisers over named parameters; weight decay touches neither parameters on a manifold nor scalars.
 
-The scalars of these networks are dispersions of batch norms, which decay would shrink towards a layer that maps everything
-to its bias.
+The scalars of these networks are dispersions of batch norms, which decay would shrink until all outputs were the bias.
 """
 
 from collections.abc import Iterable

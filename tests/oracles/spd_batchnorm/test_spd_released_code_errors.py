@@ -1,6 +1,7 @@
 """Mistakes known from released code of this and related papers, which must not occur here; oracles O14 and O15."""
 
 import itertools
+import math
 
 import geoopt
 import pytest
@@ -226,6 +227,31 @@ def test_lie_norms_give_the_bias_as_mean(metric, theta):
     torch.testing.assert_close(mean, matrix_power(G, theta), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("metric", "theta"), [("aim", 1.0), ("aim", 1.5), ("lem", 1.0), ("lcm", 1.0), ("lcm", 0.5)])
+def test_lie_norms_of_diagonal_matrices_in_closed_form(metric, theta):
+    generator = torch.Generator().manual_seed(1)
+    x, other = torch.exp(torch.randn(2, 12, 4, dtype=torch.float64, generator=generator))
+    g = torch.exp(torch.randn(4, dtype=torch.float64, generator=generator))
+    norm, scale = LieBatchNorm(4, metric, theta), 0.7
+    with torch.no_grad():
+        norm.bias.copy_(torch.diag(g))
+        norm.scale.fill_(scale)
+        trained = norm(torch.diag_embed(x))
+        evaluated = norm.eval()(torch.diag_embed(other))
+    power = {"aim": theta, "lem": 1.0, "lcm": theta / 2}[metric]
+    logs, others = power * x.log(), power * other.log()
+    mean, variance = logs.mean(0), (logs - logs.mean(0)).square().sum(-1).mean() / theta**2
+
+    def expected(coordinates, mean, variance):
+        factor = scale / (variance + norm.eps).sqrt()
+        return torch.diag_embed(g * torch.exp(factor * (coordinates - mean) / power))
+
+    torch.testing.assert_close(trained, expected(logs, mean, variance), rtol=1e-11, atol=1e-12)
+    running = 0.1 * mean, 0.9 + 0.1 * variance
+    assert float(norm.running_var) == pytest.approx(float(running[1]), rel=1e-12)
+    torch.testing.assert_close(evaluated, expected(others, *running), rtol=1e-11, atol=1e-12)
+
+
 def test_momentum_of_spdmbn_falls_from_one_to_its_end():
     norm = SPDMBN(4, final_momentum=0.25, schedule_steps=10)
     values = [norm.training_momentum(k) for k in range(1, 15)]
@@ -264,6 +290,29 @@ def test_spd_learn_computes_the_same_baselines():
     for ours, theirs in pairs:
         with torch.no_grad():
             torch.testing.assert_close(ours(X), theirs(X[:, None])[:, 0], rtol=1e-10, atol=1e-10)
+
+
+def test_spdmbn_is_spd_learns_layer_on_the_first_batch_and_in_evaluation():
+    modules = pytest.importorskip("spd_learn.modules")
+    X, other, G = spd(10, 4, seed=1), spd(7, 4, seed=2), spd(4, seed=3)
+    ours, theirs = SPDMBN(4), modules.SPDBatchNormMeanVar(4, eps=1e-5, dtype=torch.float64)
+    with torch.no_grad():
+        ours.bias.copy_(G)
+        ours.scale.fill_(0.7)
+        theirs.bias, theirs.weight = G[None], torch.tensor(0.7, dtype=torch.float64)
+        torch.testing.assert_close(ours(X), theirs(X[:, None])[:, 0], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean.reshape(4, 4), rtol=1e-10, atol=1e-10)
+        found, expected = ours.eval()(other), theirs.eval()(other[:, None])[:, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("scale", "bound"), [(1e12, 1e8), (1e-12, 1e-8)])
+def test_residual_network_clamps_eigenvalues_from_both_sides(scale, bound):
+    net = SPDResNet(6, 4, 16)
+    net.linear = torch.nn.Identity()
+    logs = net(scale * spd(3, 6, seed=1)).reshape(3, 4, 4)
+    limit = math.log(bound) * torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
+    torch.testing.assert_close(logs, limit, rtol=1e-12, atol=1e-12)
 
 
 def test_residual_network_is_differentiable_and_learns():
