@@ -8,7 +8,13 @@ from shutil import copy
 import pytest
 from PIL import Image
 
-from curvature.papers import grassmann_head_figures, hesso_figures, policy_gradient_figures, sgd_stability_figures
+from curvature.papers import (
+    grassmann_head_figures,
+    hesso_figures,
+    policy_gradient_figures,
+    sgd_stability_figures,
+    spd_batchnorm_figures,
+)
 from curvature.papers.page import finished_page, markdown_of_arms
 from curvature.rundir import FINISHED, RunDirectory
 
@@ -134,3 +140,28 @@ def test_accuracy_over_group_sparsity(page_of, monkeypatch):
     assert list(rescaled.lines[6].get_xdata()) == [6] * 5
     assert list(rescaled.lines[6].get_ydata()) == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     assert {line.get_xdata()[0] for line in survivors.lines} == {1, 2, 3, 4, 5}
+
+
+def test_accuracy_of_norms_and_folded_samples(page_of, monkeypatch):
+    prepare, finish = page_of
+    folder, arguments, overrides = prepare("spd_batchnorm", "experiment=spd_batchnorm", "C3,C4")
+    planned = planned_runs(arguments, monkeypatch)
+    for run in planned:
+        folded = {"norm/folded": 0.2 if run.arm.endswith("gbw") else 0.0} if "gbw" in run.arm else {}
+        accuracy = 0.5 + 0.1 * run.seed + (0.05 if "50" in run.arm else 0.0)
+        finish(run, "spd_batchnorm", {"test/accuracy": accuracy, "other": 1.0} | folded)
+    spd_batchnorm_figures.main(overrides)
+    with (folder / "arms.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(planned) and "other" not in rows[0]
+    figure = spd_batchnorm_figures.accuracy_figure(folder / "arms.csv")
+    *panels, last = figure.axes
+    assert [panel.get_title() for panel in panels] == ["ill-conditioned", "control", "digits"]
+    labels = [label.get_text() for label in panels[0].get_yticklabels()]
+    place = labels.index("gbw, theta 0.5")
+    seeds, mean = (line for line in panels[0].lines if line.get_ydata()[0] == place)
+    assert list(seeds.get_xdata()) == pytest.approx([0.55, 0.65, 0.75, 0.85, 0.95])
+    assert mean.get_xdata()[0] == pytest.approx(0.75)
+    curves = {line.get_label(): line.get_xydata().tolist() for line in last.lines}
+    assert curves["digits"] == [[1, pytest.approx(0.2)], [0.75, 0], [0.5, 0], [0.25, 0]]
+    assert 0 < (folder / "accuracy.png").stat().st_size < LARGEST
