@@ -305,6 +305,21 @@ def test_claims_on_eeg_pair_the_arms_by_subject():
     assert claims.seeds == list(range(1, 12))
 
 
+def test_claims_at_paper_scale_train_for_the_published_epochs():
+    claims = load(ROOT / "experiments" / "spd_batchnorm" / "claims.paper.yaml")
+    published = {
+        "hdm05": ("HDM05", 200 * 35, 2.5e-3),
+        "ntu60": ("NTU60", 100 * 147, 1e-2),
+        "mamem": ("Mamem", 200 * 10, 2.5e-3),
+        "uav": ("UAV", 200 * 445, 2.5e-3),
+    }
+    for name, arm in claims.arms.items():
+        data, steps, lr = published[name.split("-")[0]]
+        cfg = composed(*arm.overrides, experiment="paper/spd_batchnorm")
+        assert data in cfg.data._target_ and (cfg.max_steps, cfg.lr) == (steps, lr)
+        assert cfg.weight_decay == (0.05 if data == "Mamem" else 0.0)
+
+
 @pytest.mark.parametrize("scale", ["", "lab/", "paper/"])
 def test_every_norm_can_be_chosen_at_every_scale(scale):
     for path in (ROOT / "conf" / "norm").glob("*.yaml"):

@@ -1,8 +1,8 @@
 """Table and figure of experiments/spd_batchnorm from its finished runs.
 
-``python -m curvature.papers.spd_batchnorm_figures [experiment=...] outputs=DIR`` writes ``arms.csv``, what every run came
-to, and ``accuracy.png``, the test accuracy of every norm on each data set and the share of folded samples over theta.
-Beyond desk scale the names hold the scale: ``arms.lab.csv``. Arguments are Hydra overrides, those of the sweep.
+``python -m curvature.papers.spd_batchnorm_figures [experiment=...] outputs=DIR`` writes ``arms.csv``, what every run
+came to, and ``accuracy.png``, the test accuracy of every norm on each data set and the share of folded samples over
+theta. Beyond desk scale the names hold the scale: ``arms.lab.csv``. Arguments are Hydra overrides, those of the sweep.
 """
 
 import csv
@@ -62,9 +62,7 @@ def accuracy_figure(table: Path) -> "Figure":
             panel.plot(values, [place] * len(values), "o", color=colour, alpha=0.4, markersize=4)
             if values:
                 panel.plot([sum(values) / len(values)], [place], "|", color=colour, markersize=16, markeredgewidth=2.5)
-        panel.set_yticks(
-            range(len(norms)), [NORMS[norm] for norm in norms] if panel is panels[0] else [""] * len(norms)
-        )
+        panel.set_yticks(range(len(norms)), [NORMS[norm] if panel is panels[0] else "" for norm in norms])
         panel.set(ylim=(len(norms) - 0.5, -0.5), title=DATA[data], xlabel="test accuracy")
         panel.grid(axis="y", alpha=0.3)
     _draw_folded(last, arms, found)
