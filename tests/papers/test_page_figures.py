@@ -102,7 +102,7 @@ def test_returns_over_trajectories(page_of, monkeypatch):
     prepare, finish = page_of
     folder, arguments, overrides = prepare("policy_gradient", "experiment=policy_gradient", "C1,C9")
     for run in planned_runs(arguments, monkeypatch):
-        metrics = {"count/trajectories": 1280.0 if "harpg" not in run.arm else 1240.0}
+        metrics = {"count/trajectories": 1280.0 if "harpg" not in run.arm else 1240.0, "return/final": 9.0 + run.seed}
         directory = finish(run, "policy_gradient", metrics).path
         values = {"return": [20.0, 100.0 + 10 * run.seed], "error": [4.0, 2.0]}
         records = [{"key": k, "value": v, "step": 40 * i} for k, pair in values.items() for i, v in enumerate(pair)]
@@ -115,6 +115,9 @@ def test_returns_over_trajectories(page_of, monkeypatch):
     assert len(reacher.lines) == 0
     assert [line.get_xydata().tolist() for line in lqr.lines] == [[[4000, 2]]]
     assert 0 < (folder / "learning_curves.png").stat().st_size < LARGEST
+    with (folder / "arms.csv").open(newline="") as file:
+        rows = {(row["arm"], row["seed"]): row["return/final"] for row in csv.DictReader(file)}
+    assert rows["cartpole-vanilla", "3"] == "12"
 
 
 def test_accuracy_over_group_sparsity(page_of, monkeypatch):

@@ -1,11 +1,13 @@
 """The module, its environments and what its runs report, through the engine where that is what runs."""
 
 import json
+import math
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from curvature.benchmark import peak_bytes
 from curvature.errors import ConfigError
 from curvature.optim.policy_gradient import HARPG, NPGIGT, StormPG
 from curvature.rl import PolicyOracle, SoftmaxMLP
@@ -169,6 +171,32 @@ def test_memory_is_linear_in_the_number_of_parameters(cartpole):
         activations = cartpole.horizon * 2 * max(hidden)
         assert instrument.elements <= max(activations, max(p.numel() for p in policy.parameters()))
     assert [state / size for state, size in zip(states, sizes)] == [3.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("make", [NPGIGT, HARPG])
+def test_peak_memory_of_an_iteration_is_linear_in_the_number_of_parameters(make):
+    """Activations of 2 x 5 steps grow with the width only; what grows with the parameters is a few copies of them."""
+    short = GymEnvironment("CartPole-v1", horizon=5)
+    sizes, peaks = [], []
+    for width in (128, 256, 512):
+        policy = make_policy(short, hidden=(width, width))
+        optimizer = make(policy.parameters(), PolicyOracle(short, policy, count=2), lr=0.01)
+        optimizer.step()
+        sizes.append(4 * sum(p.numel() for p in policy.parameters()))
+        peaks.append(peak_bytes(optimizer.step))
+    assert all(peak < 7 * size for size, peak in zip(sizes, peaks))
+    growth = [math.log(b / a) for a, b in (peaks[:2], peaks[1:])]
+    assert growth == pytest.approx([math.log(b / a) for a, b in (sizes[:2], sizes[1:])], rel=0.1)
+
+
+def test_products_may_take_fewer_trajectories_than_gradients(cartpole):
+    policy = make_policy(cartpole)
+    oracle = PolicyOracle(cartpole, policy, count=10, leave_one_out=True, product_count=1)
+    optimizer = HARPG(policy.parameters(), oracle, lr=0.01)
+    for _ in range(4):
+        optimizer.step()
+    assert oracle.counts["trajectories"] == 10 + 3 * 11
+    assert all(bool(part.isfinite().all()) for part in optimizer.direction)
 
 
 def test_estimators_of_a_random_mdp_are_exact_by_enumeration():

@@ -1,6 +1,7 @@
-"""Figure of experiments/policy_gradient from its finished runs: ``python -m curvature.papers.policy_gradient_figures``.
+"""Page of experiments/policy_gradient from its finished runs: ``python -m curvature.papers.policy_gradient_figures``.
 
-``learning_curves.png``: returns on CartPole and Reacher over trajectories, estimation error on LQR over iterations.
+``arms.csv``, or ``arms.lab.csv`` with ``experiment=lab/policy_gradient``: one line a run. ``learning_curves.png``, of the
+desk scale: returns on CartPole and Reacher over trajectories, estimation error on LQR over iterations.
 Arguments are Hydra overrides, e.g. ``outputs=DIR``.
 """
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curvature.papers.page import Page, finished_page, shrink
+from curvature.papers.page import Page, finished_page, shrink, write_arms
 from curvature.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ METHODS = {
     "momentum": ("normalised momentum", "tab:green"),
     "vanilla": ("vanilla policy gradient", "tab:gray"),
 }
+KEPT = ("return/final", "return/mean", "error/slope", "gap/slope", "gap/final", "unstable", "count/trajectories")
 PANELS = {"cartpole": ("CartPole", "return"), "reacher": ("Reacher", "return"), "lqr": ("LQR", "error")}
 
 
@@ -73,13 +75,17 @@ def _draw(panel: "Axes", page: Page, arm: str, metric: str, label: str, colour: 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Draw into the folder of the paper's page.
+    """Write into the folder of the paper's page.
 
     Args:
-        arguments: Hydra overrides on ``experiment=policy_gradient``.
+        arguments: Hydra overrides; without ``experiment=`` those of desk scale.
     """
-    arms = {f"{environment}-{method}" for environment in PANELS for method in METHODS}
-    page = finished_page(["experiment=policy_gradient", *arguments], arms)
+    chosen = any(argument.startswith("experiment=") for argument in arguments)
+    page = finished_page([*([] if chosen else ["experiment=policy_gradient"]), *arguments])
+    table = page.claims.with_name(page.claims.name.replace("claims", "arms", 1)).with_suffix(".csv")
+    write_arms(page, table, KEPT, swept="lr")
+    if page.config.scale != "desk":
+        return
     path = page.claims.parent / "learning_curves.png"
     curves_figure(page).savefig(path, dpi=80)
     shrink(path, path)

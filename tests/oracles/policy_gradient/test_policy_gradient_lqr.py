@@ -110,6 +110,18 @@ def test_sampled_estimates_are_unbiased():
         assert bool((error < 0.1 * exact.norm()).all())
 
 
+def test_fisher_matrix_of_samples_is_that_of_the_closed_form():
+    """F = (1 - g) sum_h g^h E[psi psi^T], whose least eigenvalue the floor bounds at every policy."""
+    lqr = LinearQuadratic(horizon=60)
+    sample = lqr.rollout(lqr.policy(), [K], count=50_000, seed=3)
+    scores = (sample.actions - sample.states @ K.T) * sample.states / lqr.sigma**2
+    powers = (1 - lqr.discount) * lqr.discount ** torch.arange(60, dtype=torch.float64)
+    single = torch.einsum("h,hmi,hmj->mij", powers, scores, scores)
+    exact = (1 - lqr.discount) * lqr.second_moment(K) / lqr.sigma**2
+    assert bool(((single.mean(0) - exact).abs() < 4 * single.std(0) / len(single) ** 0.5).all())
+    assert float(torch.linalg.eigvalsh(exact)[0]) > lqr.fisher_floor() > 1
+
+
 def test_unstable_weights_have_an_infinite_gap():
     lqr = LinearQuadratic()
     weights = torch.tensor([[[0.0, 5.0]], [[0.0, 0.0]]], dtype=torch.float64)
