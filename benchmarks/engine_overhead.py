@@ -1,6 +1,6 @@
 """Engine, Lightning and tracking over a bare PyTorch loop and over a loop in the style of lightning-hydra-template.
 
-    python benchmarks/engine_overhead.py [--repetitions N] [--desk-steps N] [--lab-steps N] [--json FILE]
+    python benchmarks/engine_overhead.py [--repetitions N] [--desk-steps N] [--lab-repetitions N] [--lab-steps N]
 
 All sides train the same model on the same batches with the same optimiser, schedule and thread count. The engine's side
 includes the metrics of every tenth step, the progress callback, divergence checks and checkpoints. The template's side
@@ -153,20 +153,22 @@ def compare(
     return {side: found[1:] for side, found in times.items()}
 
 
-def measure(repetitions: int = 5, desk_steps: int = 600, lab_steps: int = 30) -> dict[str, Any]:
+def measure(
+    repetitions: int = 5, desk_steps: int = 600, lab_repetitions: int = 3, lab_steps: int = 10
+) -> dict[str, Any]:
     """Milliseconds per step by size and side.
 
     Args:
-        repetitions: rounds, interleaved, after one that does not count.
+        repetitions: rounds at desk size, interleaved, after one that does not count.
         desk_steps: training steps of a round at desk size.
-        lab_steps: the same at lab size.
+        lab_repetitions, lab_steps: the same at lab size.
     """
     for name in ("mlflow", "alembic", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    steps = {"desk": desk_steps, "lab": lab_steps}
+    rounds = {"desk": (repetitions, desk_steps), "lab": (lab_repetitions, lab_steps)}
     return {
-        size: compare(repetitions, (f"max_steps={steps[size]}", *overrides), tuple(SIDES))
+        size: compare(rounds[size][0], (f"max_steps={rounds[size][1]}", *overrides), tuple(SIDES))
         for size, overrides in SIZES.items()
     }
 

@@ -5,7 +5,8 @@
 LQR: environment steps a second of whole vanilla iterations (sample, estimate, step) of 64 replicas, against sampling
 alone of the same problem and policy as a gymnasium environment that is stepped in a loop.
 Products: a Hessian-vector product over a gradient, on the same 16 CartPole trajectories of 200 steps, MLP 32-32.
-IGT: an N-PG-IGT iteration over a vanilla one on LQR. HARPG: the same ratio; it draws twice and adds a product. On CartPole its floor is two rollouts and four gradients.
+IGT: an N-PG-IGT iteration over a vanilla one on LQR. HARPG: the same ratio; it draws twice and adds a product. On
+CartPole it is measured over two rollouts and four gradients, below which it cannot get by much.
 Sampling: environment steps a second of CartPole by 16 slots with an MLP 32-32, against the rollout collector of
 stable-baselines3's A2C with as many environments and the same network. Both count steps of live episodes only.
 One CPU thread; all sides take turns, medians are reported.
