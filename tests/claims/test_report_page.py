@@ -10,6 +10,8 @@ from curvature.claims.report import write_report
 from curvature.claims.schema import Claims
 from curvature.claims.verdicts import Result, judge
 
+UI = "http://me:secret@tracking:5000/"
+
 
 @pytest.fixture
 def report(tmp_path):
@@ -28,7 +30,7 @@ def report(tmp_path):
     results |= {f"base{s}": Result(f"id-base-{s}", {metric: 0.5}) for s in claims.seeds}
     config = OmegaConf.create({"paper": "sam_vit", "scale": "desk"})
     verdicts = judge(claims, claims.claims, runs, results, "desk")
-    return write_report([PaperVerdicts("sam_vit", config, claims, verdicts)], tmp_path / "report")
+    return write_report([PaperVerdicts("sam_vit", config, claims, verdicts, UI)], tmp_path / "report")
 
 
 @pytest.mark.parametrize("width", [390, 1400])
@@ -58,6 +60,8 @@ def test_report_reads_on_phone_and_desktop(report, page, screenshots, width):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.get_by_role("link", name="Sharpness").click()
     page.get_by_text("id-sam-2").wait_for(state="attached")
+    links = page.locator("details a").evaluate_all("all => all.map(link => link.href)")
+    assert len(links) == 6 and all(link.startswith("http://tracking:5000/#/runs/id-") for link in links)
     assert page.locator("img").evaluate_all("all => all.every(image => image.naturalWidth > 100)")
     page.screenshot(path=screenshots / f"paper-{width}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -22,12 +22,14 @@ class PaperVerdicts:
         config: the composed experiment.
         claims: the claims file.
         verdicts: one for each claim, in the file's order.
+        uri: of the MLflow store that holds the runs.
     """
 
     experiment: str
     config: DictConfig
     claims: Claims
     verdicts: list[ClaimVerdict]
+    uri: str
 
     @property
     def surprises(self) -> list[ClaimVerdict]:
@@ -55,14 +57,17 @@ def judge_paper(experiment: str, overrides: Sequence[str] = (), wanted: list[str
     """
     from hydra import compose, initialize_config_dir
 
+    from curvature.tracking import default_uri
+
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         base = [f"experiment={experiment}", *overrides]
         cfg = compose("config", overrides=base)
         claims = load(claims_file(cfg.experiments, cfg.paper, cfg.scale))
         selected = claims.select(wanted)
         runs = plan(claims, selected, lambda line: compose("config", overrides=line), base)
-    results = collect(runs, Path(cfg.outputs), cfg.paper, cfg.tracking.uri)
-    return PaperVerdicts(experiment, cfg, claims, judge(claims, selected, runs, results, cfg.scale))
+    uri = cfg.tracking.uri or default_uri(cfg.outputs)
+    results = collect(runs, Path(cfg.outputs), cfg.paper, uri)
+    return PaperVerdicts(experiment, cfg, claims, judge(claims, selected, runs, results, cfg.scale), uri)
 
 
 def _scale(experiment: str) -> str:

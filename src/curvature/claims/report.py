@@ -24,8 +24,12 @@ def write_report(papers: Sequence[PaperVerdicts], folder: Path) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from curvature.tracking.store import run_page
+
     templates = Environment(loader=PackageLoader("curvature.claims"), autoescape=True, undefined=StrictUndefined)
-    templates.globals.update(effect_text=effect_text, order=ORDER, made=time.strftime("%Y-%m-%d %H:%M"))
+    templates.globals.update(
+        effect_text=effect_text, run_page=run_page, order=ORDER, made=time.strftime("%Y-%m-%d %H:%M")
+    )
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

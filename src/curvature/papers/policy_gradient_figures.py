@@ -1,6 +1,6 @@
 """Page of experiments/policy_gradient from its finished runs: ``python -m curvature.papers.policy_gradient_figures``.
 
-``arms.csv``, or ``arms.lab.csv`` with ``experiment=lab/policy_gradient``: one line a run. ``learning_curves.png``, at desk
+``arms.csv`` (``arms.lab.csv`` with ``experiment=lab/policy_gradient``): a line a run. ``learning_curves.png``, at desk
 scale: returns on CartPole and Reacher over trajectories, estimation error on LQR over iterations.
 Arguments are Hydra overrides, e.g. ``outputs=DIR``.
 """

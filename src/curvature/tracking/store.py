@@ -28,6 +28,9 @@ ENVIRONMENT = {
 }
 """Set for MLflow where the user's environment says nothing."""
 
+FIRST_PORT = 5000
+"""Where the user interface is served if nothing else is."""
+
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 
 
@@ -129,6 +132,12 @@ def ui_command(uri: str) -> str:
     if database is not None and not os.path.relpath(database).startswith(".."):
         shown = f"sqlite:///{os.path.relpath(database)}"
     return shlex.join([command, "ui", "--backend-store-uri", shown, "--host", "127.0.0.1", "--workers", "1"])
+
+
+def run_page(uri: str, run_id: str) -> str:
+    """Address of a run in MLflow's user interface: of the server at ``uri``, else where ``make ui`` serves first."""
+    server = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{FIRST_PORT}"
+    return re.sub(r"//[^/@]+@", "//", server) + f"/#/runs/{run_id}"
 
 
 def warn_if_unsuitable(uri: str, nodes: int) -> str | None:
