@@ -18,7 +18,7 @@ from torch import nn
 
 from curvature.pruning.build import build_search_space
 from curvature.pruning.inputs import Inputs
-from curvature.pruning.slimming import slim, zero_groups
+from curvature.pruning.slimming import mask_groups, slim, zero_groups
 from curvature.pruning.zoo import ZOO
 
 EXACT = 1e-9
@@ -72,13 +72,7 @@ def ours(name: str, seed: int = 0) -> Outcome:
     gone = torch.zeros(space.size, dtype=torch.bool)
     for node in space.nodes:
         gone[node.start : node.start + node.size // 2] = True
-    padded = torch.cat([gone, gone.new_zeros(1)])
-    parameters = dict(masked.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for cut in space.cuts("member", "auxiliary"):
-            if cut.tensor in parameters:
-                rows = padded[torch.where(cut.owner < 0, space.size, cut.owner)].nonzero()[:, 0]
-                parameters[cut.tensor].index_fill_(cut.dim, rows, 0.0)
+    mask_groups(masked, gone, space)
     assert torch.equal(zero_groups(masked, space), gone)
     return _compare(model, masked, slim(masked, space), cases)
 

@@ -25,6 +25,17 @@ def zero_groups(model: nn.Module, space: SearchSpace) -> Tensor:
     return ~alive[:-1]
 
 
+@torch.no_grad()
+def mask_groups(model: nn.Module, gone: Tensor, space: SearchSpace) -> None:
+    """Set every slice of the groups ``gone`` (G,) bool to zero in ``model``, auxiliary parameters included."""
+    padded = torch.cat([gone, gone.new_zeros(1)])
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for cut in space.cuts("member", "auxiliary"):
+        if cut.tensor in parameters:
+            rows = padded[torch.where(cut.owner < 0, space.size, cut.owner)].nonzero()[:, 0]
+            parameters[cut.tensor].index_fill_(cut.dim, rows, 0.0)
+
+
 def keep_one(gone: Tensor, space: SearchSpace) -> Tensor:
     """``gone`` (G,) without the first group of every layer that would lose them all."""
     gone = gone.clone()
