@@ -37,13 +37,14 @@ class Page(NamedTuple):
     compose: Callable[[list[str]], Any]
 
 
-def finished_page(arguments: Sequence[str], arms: Collection[str] | None = None) -> Page:
+def finished_page(arguments: Sequence[str], arms: Collection[str] | None = None, experiment: str | None = None) -> Page:
     """The runs behind a page, without starting any.
 
     Args:
         arguments: Hydra overrides, ``experiment=`` and, for other stores than the default one, ``outputs=`` among them;
             ``claim=ID,ID`` selects claims.
         arms: only these arms; None takes all.
+        experiment: taken where ``arguments`` name none.
     """
     from hydra import compose, initialize_config_dir
 
@@ -52,6 +53,8 @@ def finished_page(arguments: Sequence[str], arms: Collection[str] | None = None)
             return compose("config", overrides=overrides)
 
     overrides = [argument for argument in arguments if not argument.startswith("claim=")]
+    if experiment is not None and not any(argument.startswith("experiment=") for argument in overrides):
+        overrides = [f"experiment={experiment}", *overrides]
     wanted = [name for argument in arguments if argument not in overrides for name in argument[6:].split(",")]
     cfg = composed(overrides)
     file = claims_file(cfg.experiments, cfg.paper, cfg.scale)
@@ -61,6 +64,11 @@ def finished_page(arguments: Sequence[str], arms: Collection[str] | None = None)
     results = collect(runs, Path(cfg.outputs), cfg.paper, cfg.tracking.uri)
     found = [PageRun(run, dict(results[run.fingerprint].metrics)) for run in runs if run.fingerprint in results]
     return Page(found, file, cfg, composed)
+
+
+def arms_table(page: Page) -> Path:
+    """Where :func:`write_arms` writes: ``arms.csv`` beside the claims, ``arms.lab.csv`` at lab scale."""
+    return page.claims.with_name(page.claims.name.replace("claims", "arms", 1)).with_suffix(".csv")
 
 
 def write_arms(page: Page, path: Path, kept: tuple[str, ...], swept: str | None = None) -> None:

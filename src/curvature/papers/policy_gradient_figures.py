@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curvature.papers.page import Page, finished_page, shrink, write_arms
+from curvature.papers.page import Page, arms_table, finished_page, shrink, write_arms
 from curvature.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -80,9 +80,8 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: Hydra overrides; without ``experiment=`` those of desk scale.
     """
-    chosen = any(argument.startswith("experiment=") for argument in arguments)
-    page = finished_page([*([] if chosen else ["experiment=policy_gradient"]), *arguments])
-    table = page.claims.with_name(page.claims.name.replace("claims", "arms", 1)).with_suffix(".csv")
+    page = finished_page(arguments, experiment="policy_gradient")
+    table = arms_table(page)
     write_arms(page, table, KEPT, swept="lr")
     if page.config.scale != "desk":
         return

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curvature.papers.page import finished_page, write_arms
+from curvature.papers.page import arms_table, finished_page, write_arms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,9 +95,8 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: Hydra overrides; without ``experiment=`` those of desk scale.
     """
-    chosen = any(argument.startswith("experiment=") for argument in arguments)
-    page = finished_page([*([] if chosen else ["experiment=spd_batchnorm"]), *arguments])
-    table = page.claims.with_name(page.claims.name.replace("claims", "arms", 1)).with_suffix(".csv")
+    page = finished_page(arguments, experiment="spd_batchnorm")
+    table = arms_table(page)
     write_arms(page, table, KEPT)
     figure = accuracy_figure(table)
     figure.savefig(table.with_name(table.name.replace("arms", "accuracy", 1)).with_suffix(".png"), dpi=80)
