@@ -5,7 +5,8 @@
 Each writes ``outputs/benchmarks/<name>.json``; the whole is printed, and logged to the MLflow experiment ``benchmarks``
 with the records and the growth plots. ``--write`` renews ``benchmarks/README.md`` and ``growth.png`` from all records
 that there are. A benchmark that fails is named at the end, and the exit code is 1: a peer that cannot be imported is
-never a win. So does a promise that is missed.
+never a win. So does a promise that is missed. With a CUDA device the benchmarks that can use it run there too, in
+float32 and, where training steps are timed, under bfloat16 autocast; their records are ``<name>.cuda.json`` and so on.
 """
 
 import argparse
@@ -15,11 +16,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from curvature.benchmark import Row, markdown, print_rows
 from curvature.tracking import default_uri, store
 
 FOLDER = Path(__file__).parent
 RECORDS = FOLDER.parent / "outputs" / "benchmarks"
+ON_GPU = {
+    "--device cuda": ("sam_step", "grassmann_step", "hesso", "lml_diffusion"),
+    "--device cuda --bf16": ("sam_step",),
+}
 INTRODUCTION = """# Benchmarks
 
 Ratios are costs, ours over the other side's, medians over interleaved repetitions in one process: below one we are
@@ -39,8 +46,9 @@ def main() -> int:
     if unknown:
         print(f"error: {', '.join(unknown)}: choose from {', '.join(known)}", file=sys.stderr)
         return 1
-    failed = [name for name in options.names or known if not measured(name)]
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json")) if path.stem in known}
+    failed = [name for name in options.names or known for how in settings(name) if not measured(name, how)]
+    paths = [path for path in sorted(RECORDS.glob("*.json")) if path.stem.split(".")[0] in known]
+    records = {path.stem: json.loads(path.read_text()) for path in paths}
     rows = {name: [Row(**row) for row in record["rows"]] for name, record in records.items()}
     print_rows([row for own in rows.values() for row in own], "benchmarks")
     pictures = RECORDS / "growth.png"
@@ -64,11 +72,17 @@ def missing(row: Row) -> bool:
     return row.limit is not None and row.status in ("missed", "unavailable")
 
 
-def measured(name: str) -> bool:
+def settings(name: str) -> list[str]:
+    """Options with which a benchmark runs on this machine: none, and those for its GPU."""
+    return ["", *(how for how, names in ON_GPU.items() if name in names and torch.cuda.is_available())]
+
+
+def measured(name: str, how: str) -> bool:
     """Run one benchmark; whether it ended well."""
-    print(f"== {name}", flush=True)
+    record = ".".join([name, *(word.strip("-") for word in how.split() if word != "--device")])
+    print(f"== {record}", flush=True)
     RECORDS.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--json", str(RECORDS / f"{name}.json")]
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *how.split(), "--json", str(RECORDS / f"{record}.json")]
     return subprocess.run(command, cwd=FOLDER.parent).returncode == 0
 
 

@@ -32,7 +32,9 @@ Step = Callable[[], Any]
 Evaluate = Callable[[], Any]
 
 
-def measure(size: str, repetitions: int | None = None, threads: int = 1, device: str = "cpu") -> dict[str, Any]:
+def measure(
+    size: str, repetitions: int | None = None, threads: int = 1, device: str = "cpu", bf16: bool = False
+) -> dict[str, Any]:
     """Time all arms at one size.
 
     Args:
@@ -40,6 +42,7 @@ def measure(size: str, repetitions: int | None = None, threads: int = 1, device:
         repetitions: rounds that count, after a tenth of them as warm-up; default by size.
         threads: CPU threads of torch.
         device: where to run.
+        bf16: forward passes under bfloat16 autocast; parameters stay in float32.
 
     Returns:
         ``arms``: name -> {``ms``: median time of a step, ``ratio``: median ratio to AdamW in the same round,
@@ -49,7 +52,7 @@ def measure(size: str, repetitions: int | None = None, threads: int = 1, device:
     torch.manual_seed(0)
     model, inputs, labels = _problem(size, device)
     rounds = REPETITIONS[size] if repetitions is None else repetitions
-    times, unavailable = _time_arms(partial(_passes, inputs, labels), model, rounds, device)
+    times, unavailable = _time_arms(partial(_passes, inputs, labels, bf16), model, rounds, device)
     own, _ = _time_arms(_free_gradients, model, OWN_REPETITIONS, device)
     arms = {
         name: {
@@ -64,6 +67,7 @@ def measure(size: str, repetitions: int | None = None, threads: int = 1, device:
         "setting": SIZES[size],
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "bf16": bf16,
         "threads": threads,
         "repetitions": rounds,
         "torch": torch.__version__,
@@ -105,9 +109,10 @@ def _problem(size: str, device: str) -> tuple[nn.Module, torch.Tensor, torch.Ten
     return model.to(device).train(), inputs.to(device), torch.randint(10, (len(inputs),), device=device)
 
 
-def _passes(inputs: torch.Tensor, labels: torch.Tensor, model: nn.Module) -> Evaluate:
+def _passes(inputs: torch.Tensor, labels: torch.Tensor, bf16: bool, model: nn.Module) -> Evaluate:
     def evaluate() -> torch.Tensor:
-        loss = nn.functional.cross_entropy(model(inputs), labels)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            loss = nn.functional.cross_entropy(model(inputs), labels)
         loss.backward()
         return loss
 
@@ -166,9 +171,9 @@ def _twice(optimizer: torch.optim.Optimizer, closure: Evaluate) -> Step:
 ARMS: dict[str, Callable[..., Step]] = {PLAIN: _plain, FLOOR: _floor, OURS: _ours, PEER: _peer}
 
 
-def measure_sizes(device: str = "cpu", threads: int = 1) -> dict[str, Any]:
+def measure_sizes(device: str = "cpu", threads: int = 1, bf16: bool = False) -> dict[str, Any]:
     """:func:`measure` at both sizes, and the memory of one step beyond two passes in copies of the parameters."""
-    result = {size: measure(size, threads=threads, device=device) for size in SIZES}
+    result = {size: measure(size, threads=threads, device=device, bf16=bf16) for size in SIZES}
     return result | {"extra_copies": extra_copies("lab", device)}
 
 
