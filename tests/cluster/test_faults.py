@@ -6,6 +6,7 @@ A run is held at a step until its fault has come, so nothing depends on how fast
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from slurm_harness import Finished, SamViT, start_cluster, stop_cluster
@@ -46,15 +47,23 @@ def time_limited(slurm_cluster, common, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def on_a_lost_node(time_limited, common, tmp_path_factory):
-    """A run on a node that SLURM loses; its processes live on unseen. In the background."""
-    cluster = start_cluster(tmp_path_factory.mktemp("lostnode"), SlurmdTimeout=15)
-    application = SamViT(cluster, tmp_path_factory.mktemp("lost"))
-    process = application.launch(["lost"], *common, gates(LATE))
-    application.wait_for(process, lambda: application.holds("lost", LATE), "the run is held")
-    assert cluster.details(application.job_of("lost"))["NodeList"] == "node1"
-    cluster.lose_node("node1")
-    yield application, process
-    stop_cluster(cluster)
+    """A run on a node that SLURM loses; its processes live on unseen. In the background, with its cluster."""
+    scratch, outputs = tmp_path_factory.mktemp("lostnode"), tmp_path_factory.mktemp("lost")
+    clusters = []
+
+    def lose():
+        clusters.append(start_cluster(scratch, SlurmdTimeout=15))
+        application = SamViT(clusters[0], outputs)
+        process = application.launch(["lost"], *common, gates(LATE))
+        application.wait_for(process, lambda: application.holds("lost", LATE), "the run is held")
+        assert clusters[0].details(application.job_of("lost"))["NodeList"] == "node1"
+        clusters[0].lose_node("node1")
+        return application, process
+
+    with ThreadPoolExecutor(1) as background:
+        yield background.submit(lose)
+    for cluster in clusters:
+        stop_cluster(cluster)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +117,7 @@ def test_requeued_signalled_and_killed_run_equals_the_undisturbed_bit_for_bit(di
 
 
 def test_run_of_a_lost_node_equals_the_undisturbed_bit_for_bit(on_a_lost_node, undisturbed, tracking_server):
-    application, process = on_a_lost_node
+    application, process = on_a_lost_node.result()
     cluster, job = application.cluster, application.job_of("lost")
     application.wait_for(process, lambda: "; waiting" in application.logs(), "the restarted job finds the other alive")
     assert cluster.details(job)["NodeList"] == "node2"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from slurm_harness import ROOT, Finished, SamViT
@@ -45,7 +46,14 @@ def of(application: SamViT, variant: str, server) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(application, common, tracking_server) -> Finished:
+def alone(application, common):
+    """What one process prints, which runs beside the jobs."""
+    with ThreadPoolExecutor(1) as background:
+        yield background.submit(application.alone, *common, f"outputs={application.directory / 'alone'}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(application, alone, common, tracking_server) -> Finished:
     process = application.launch(["undisturbed"], *on_two_nodes(common))
     out, error = application.output(process)
     assert process.returncode == 0, out + error + application.logs()
@@ -54,9 +62,8 @@ def undisturbed(application, common, tracking_server) -> Finished:
     return finished
 
 
-def test_two_nodes_give_the_metrics_of_one_process(application, common, undisturbed, tracking_server):
-    printed = application.alone(*common, f"outputs={application.directory / 'alone'}")
-    assert "\ntraining       40 steps, global batch 50, learning rate 0.003\n" in printed
+def test_two_nodes_give_the_metrics_of_one_process(application, alone, undisturbed, tracking_server):
+    assert "\ntraining       40 steps, global batch 50, learning rate 0.003\n" in alone.result()
     alone = of(application, "alone", tracking_server)
     assert undisturbed.final().keys() == alone.final().keys()
     assert undisturbed.final() == pytest.approx(alone.final(), rel=TOLERANCE)
