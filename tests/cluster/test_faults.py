@@ -155,7 +155,7 @@ def test_time_limit_requeues_until_the_agreed_number(time_limited, undisturbed, 
 
 
 def test_nothing_is_half_written(disturbed, on_a_lost_node, time_limited):
-    for application in (disturbed, on_a_lost_node[0], time_limited[0]):
+    for application in (disturbed, on_a_lost_node.result()[0], time_limited[0]):
         assert list(application.directory.rglob("*.tmp")) == []
         for path in application.directory.rglob("*.json"):
             json.loads(path.read_text())

@@ -5,13 +5,53 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from slurm_harness import TOOL, UNAVAILABLE, Demo
+from slurm_harness import TOOL, UNAVAILABLE, Demo, start_cluster, stop_cluster
 
 sys.path.insert(0, str(TOOL.parent))
 import processes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_controller(slurm_cluster, tmp_path_factory):
+    """A run whose cluster loses its controller twice. That takes SLURM a while: in the background, on its own cluster.
+
+    First srun could not start the task, then a saved run wants to go back into the queue.
+    """
+    scratch, outputs = tmp_path_factory.mktemp("away"), tmp_path_factory.mktemp("demo")
+    arrived, go, clusters = outputs / "arrived", outputs / "go", []
+    # What srun says if the controller is reconfigured in the moment in which it is asked.
+    words = "srun: error: Unable to create step for job 7: Zero Bytes were transmitted or received"
+    unlucky = f"touch {arrived}; until [ -e {go} ]; do sleep 0.1; done; echo {words} >&2; return 1"
+    setup = f'"[ -e {go} ] || srun() {{ {unlucky}; }}"'
+
+    def lose_twice():
+        clusters.append(start_cluster(scratch, MessageTimeout=5))
+        cluster, demo = clusters[0], Demo(clusters[0], outputs)
+        process = demo.start("steps=8", "hold=5", f"slurm.setup=[{setup}]", "slurm.cpus_per_task=1")
+        cluster.wait_until(arrived.exists, "the batch script to start")
+        cluster.lose_controller()
+        go.touch()
+        cluster.wait_until(lambda: list(demo.outputs.glob("slurm/*/*.crashes")), "the start to fail")
+        cluster(sys.executable, TOOL, "up", "--directory", cluster.directory)
+
+        cluster.wait_until(demo.held, "the run to be held")
+        (job,) = (row["job"] for row in json.loads(next(demo.outputs.glob("slurm/*/jobs.json")).read_text()))
+        task = cluster.task(job)
+        cluster.lose_controller()
+        os.kill(task, signal.SIGUSR2)
+        cluster.wait_until(lambda: "asking again" in demo.logs(), "the job to ask in vain")
+        cluster(sys.executable, TOOL, "up", "--directory", cluster.directory)
+        out, error = demo.output(process)
+        return demo, process.returncode, out + error
+
+    with ThreadPoolExecutor(1) as background:
+        yield background.submit(lose_twice)
+    for cluster in clusters:
+        stop_cluster(cluster)
 
 
 def test_nodes_are_idle(slurm_cluster):
@@ -61,34 +101,6 @@ def test_daemon_that_cannot_start_is_named_with_its_log(own_cluster):
     cluster(*command)
 
 
-def test_jobs_wait_for_a_controller_that_is_away(own_cluster, tmp_path):
-    """First when srun could not start the task, then while a saved run wants to go back into the queue."""
-    cluster, demo = own_cluster, Demo(own_cluster, tmp_path)
-    arrived, go = tmp_path / "arrived", tmp_path / "go"
-    # What srun says if the controller is reconfigured in the moment in which it is asked.
-    words = "srun: error: Unable to create step for job 7: Zero Bytes were transmitted or received"
-    unlucky = f"touch {arrived}; until [ -e {go} ]; do sleep 0.1; done; echo {words} >&2; return 1"
-    setup = f'"[ -e {go} ] || srun() {{ {unlucky}; }}"'
-    process = demo.start("steps=8", "hold=5", f"slurm.setup=[{setup}]", "slurm.cpus_per_task=1")
-
-    cluster.wait_until(arrived.exists, "the batch script to start")
-    cluster.lose_controller()
-    go.touch()
-    cluster.wait_until(lambda: list(demo.outputs.glob("slurm/*/*.crashes")), "the start to fail")
-    cluster(sys.executable, TOOL, "up", "--directory", cluster.directory)
-
-    cluster.wait_until(demo.held, "the run to be held")
-    (job,) = (row["job"] for row in json.loads(next(demo.outputs.glob("slurm/*/jobs.json")).read_text()))
-    task = cluster.task(job)
-    cluster.lose_controller()
-    os.kill(task, signal.SIGUSR2)
-    cluster.wait_until(lambda: "asking again" in demo.logs(), "the job to ask in vain")
-    cluster(sys.executable, TOOL, "up", "--directory", cluster.directory)
-    out, error = demo.output(process)
-    assert process.returncode == 0, out + error + demo.logs()
-    assert demo.steps() == [list(range(8))]
-
-
 def test_up_repairs_and_down_leaves_nothing(own_cluster):
     cluster, directory = own_cluster, own_cluster.directory
     job = cluster.sbatch("--output=/dev/null", "--wrap", "sleep 1000")
@@ -116,6 +128,12 @@ def test_up_repairs_and_down_leaves_nothing(own_cluster):
 def mentioned_in_processes(directory: Path) -> list[str]:
     lines = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in lines.splitlines() if str(directory) in line]
+
+
+def test_jobs_wait_for_a_controller_that_is_away(without_controller):
+    demo, code, printed = without_controller.result()
+    assert code == 0, printed + demo.logs()
+    assert demo.steps() == [list(range(8))]
 
 
 def test_down_spares_a_stranger_with_a_recorded_pid(tmp_path):

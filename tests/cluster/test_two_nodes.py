@@ -80,6 +80,25 @@ def test_plan_and_summary_state_effective_batch_and_learning_rate(application, u
     assert printed.count("(2 processes x 25)") == 2
 
 
+@pytest.fixture(scope="module")
+def template(application, common, undisturbed, slurm_cluster):
+    """The job of the plain sbatch template, told to stop at step 9, beside other jobs."""
+    outputs = application.directory / "template"
+    options = (f"--chdir={ROOT}", f"--output={outputs}.log", "--nodes=2", "--cpus-per-task=1")
+    overrides = [*application.experiment(), *common, "trainer.num_nodes=2", "trainer.strategy=ddp"]
+    own = (f"outputs={outputs}", "callbacks.gate.steps=[9]")
+
+    def run():
+        job = slurm_cluster.sbatch(*options, ROOT / "slurm" / "run.sbatch", *overrides, *own)
+        slurm_cluster.wait_until(lambda: application.holds("template", 9), "the gate")
+        slurm_cluster("scancel", "--signal=TERM", job)
+        slurm_cluster.wait_until(lambda: slurm_cluster.accounting(job) == {job: "COMPLETED"}, "the end of the job")
+
+    with ThreadPoolExecutor(1) as background:
+        yield background.submit(run)
+
+
+@pytest.mark.usefixtures("template")
 def test_whoever_is_told_to_stop_or_dies_all_stop_and_go_on_together(
     application, common, undisturbed, tracking_server, slurm_cluster
 ):
@@ -106,15 +125,8 @@ def test_whoever_is_told_to_stop_or_dies_all_stop_and_go_on_together(
     assert application.repeated("disturbed", STEPS) == 2
 
 
-def test_plain_sbatch_template_saves_on_every_node(application, common, undisturbed, tracking_server, slurm_cluster):
-    outputs = application.directory / "template"
-    options = (f"--chdir={ROOT}", f"--output={outputs}.log", "--nodes=2", "--cpus-per-task=1")
-    overrides = [*application.experiment(), *common, "trainer.num_nodes=2", "trainer.strategy=ddp"]
-    own = (f"outputs={outputs}", "callbacks.gate.steps=[9]")
-    job = slurm_cluster.sbatch(*options, ROOT / "slurm" / "run.sbatch", *overrides, *own)
-    slurm_cluster.wait_until(lambda: application.holds("template", 9), "the gate")
-    slurm_cluster("scancel", "--signal=TERM", job)
-    slurm_cluster.wait_until(lambda: slurm_cluster.accounting(job) == {job: "COMPLETED"}, "the end of the job")
+def test_plain_sbatch_template_saves_on_every_node(application, template, undisturbed, tracking_server):
+    template.result()
     finished = of(application, "template", tracking_server)
     finished.assert_logged_once(STEPS)
     assert finished.in_mlflow() == undisturbed.in_mlflow()

@@ -42,7 +42,12 @@ def exp(point: Tensor, tangent: Tensor, step: float | Tensor = 1.0) -> Tensor:
     angles = step * speeds
     cosines = _sandwich(vectors, torch.cos(angles))
     sines = _sandwich(vectors, step * _sinc(angles))
-    return _times(point, cosines) + _times(tangent, sines)
+    moved = _times(point, cosines)
+    if moved.dim() == 3:
+        # Without a second (C, n, k) of its own: memory is what a step costs.
+        moved.mT.baddbmm_(sines.mT, tangent.mT)
+        return moved
+    return moved + _times(tangent, sines)
 
 
 def transport(point: Tensor, tangent: Tensor, moved: Tensor, step: float | Tensor = 1.0) -> Tensor:

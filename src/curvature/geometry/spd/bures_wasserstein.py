@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from curvature.geometry.spd.lyapunov import inverse_root, lyapunov
-from curvature.geometry.spd.spectral import InverseSqrt, Sqrt, congruent, matrix_power, matrix_sqrt, spectral, sym
+from curvature.geometry.spd.spectral import (
+    Eigensystem,
+    InverseSqrt,
+    Sqrt,
+    congruent,
+    matrix_power,
+    matrix_sqrt,
+    spectral,
+    sym,
+)
 
 
 def inner(point: Tensor, first: Tensor, second: Tensor, M: Tensor | None = None) -> Tensor:
@@ -74,12 +83,17 @@ def exp(P: Tensor, V: Tensor, M: Tensor | None = None) -> Tensor:
     return P + sym(V) + sym(Z @ step)
 
 
-def geodesic(P: Tensor, Q: Tensor, t: float | Tensor, M: Tensor | None = None) -> Tensor:
-    """Point at time t of the geodesic from P (t = 0) to Q (t = 1); t a number or (..., 1, 1)."""
+def geodesic(
+    P: Tensor, Q: Tensor, t: float | Tensor, M: Tensor | None = None, system: Eigensystem | None = None
+) -> Tensor:
+    """Point at time t of the geodesic from P (t = 0) to Q (t = 1); t a number or (..., 1, 1).
+
+    ``system`` is the eigensystem of P, if it is at hand and M is not given.
+    """
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
         return congruent(root, geodesic(congruent(inverse, P), congruent(inverse, Q), t))
-    return (1 - t) ** 2 * P + t**2 * Q + 2 * t * (1 - t) * _product_root(P, Q)
+    return (1 - t) ** 2 * P + t**2 * Q + 2 * t * (1 - t) * _product_root(P, Q, system)
 
 
 def transport_to_identity(P: Tensor, V: Tensor) -> Tensor:
@@ -152,9 +166,9 @@ def barycentre_step(centre: Tensor, points: Tensor) -> Tensor:
     return half @ half.mT
 
 
-def _product_root(P: Tensor, Q: Tensor) -> Tensor:
+def _product_root(P: Tensor, Q: Tensor, system: Eigensystem | None = None) -> Tensor:
     """Symmetric part of (P Q)^(1/2)."""
-    root, inverse = spectral(P, Sqrt(), InverseSqrt())
+    root, inverse = spectral(P, Sqrt(), InverseSqrt(), system=system)
     return congruent(root, matrix_sqrt(congruent(root, Q)), inverse)
 
 

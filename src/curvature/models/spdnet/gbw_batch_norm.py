@@ -7,8 +7,10 @@ from curvature.errors import ConfigError
 from curvature.geometry.spd import bures_wasserstein, matrix_power, matrix_sqrt
 from curvature.geometry.spd.lyapunov import inverse_root
 from curvature.geometry.spd.spectral import (
+    FLOOR,
     Absolute,
     Diagonal,
+    Eigensystem,
     InverseSqrt,
     Sqrt,
     congruent,
@@ -98,9 +100,9 @@ class GBWBatchNorm(RiemannianBatchNorm):
         factor = self.scale / (variance + self.eps).sqrt() if self.dispersion else 1.0
         eye = torch.eye(self.n, dtype=Y.dtype, device=Y.device)
         if self.tangent == "literal":
-            centred, folded = _reflected(eye + tangent / 2)
-            scaled, again = _reflected(eye + factor * (centred - eye))
-            tangent, folded = 2 * (scaled - eye), folded | again
+            tangent, folded = _log_of_exp(tangent, eye)
+            tangent, again = _log_of_exp(factor * tangent, eye)
+            folded = folded | again
         else:
             tangent, folded = factor * tangent, torch.zeros(len(Y), dtype=torch.bool, device=Y.device)
         bias, basis, system = _diagonal(bias)
@@ -115,16 +117,27 @@ class GBWBatchNorm(RiemannianBatchNorm):
         if from_batch:
             with torch.set_grad_enabled(with_grad):
                 mean = bures_wasserstein.barycentre(Y, steps=self.karcher_steps)
-        centre, frame, system = _diagonal(mean)
-        root, inverse = spectral(centre, Sqrt(), InverseSqrt(), system=system)
-        cross = matrix_sqrt(congruent(root @ frame.mT, Y))
-        tangent = 2 * inverse_root(centre, 2 * (congruent(root, cross, inverse) - centre), system)
+        if with_grad:
+            centre, frame, diagonal = _diagonal(mean)
+            root, inverse = spectral(centre, Sqrt(), InverseSqrt(), system=diagonal)
+            cross = matrix_sqrt(congruent(root @ frame.mT, Y))
+            tangent = 2 * inverse_root(centre, 2 * (congruent(root, cross, inverse) - centre), diagonal)
+            system = Eigensystem(diagonal.values, frame)
+        else:
+            system = eigensystem(mean)
+            # The same where B is a constant: with l its eigenvalues all but one product is entry by entry.
+            values, frame = system.values.maximum(FLOOR * system.values[-1]), system.vectors
+            root = values.sqrt()
+            cross = matrix_sqrt(congruent((frame * root).mT, Y))
+            weights = (2 * (values[:, None] + values)).sqrt() / (root[:, None] * root)
+            tangent = weights * cross - torch.diag(2 * root)
         variance = self.running_var
         if from_batch:
             with torch.set_grad_enabled(with_grad):
                 variance = self._variance(mean, Y, cross)
             with torch.no_grad():
-                self.running_mean.copy_(bures_wasserstein.geodesic(self.running_mean, mean, self.momentum))
+                moved = bures_wasserstein.geodesic(mean, self.running_mean, 1 - self.momentum, system=system)
+                self.running_mean.copy_(moved)
                 self._track_variance(variance)
         return tangent, frame, variance
 
@@ -147,17 +160,17 @@ def _diagonal(matrix: Tensor) -> tuple[Tensor, Tensor, Diagonal]:
     return congruent(basis.mT, matrix), basis, Diagonal(values)
 
 
-def _reflected(W: Tensor) -> tuple[Tensor, Tensor]:
-    """Square root of W^2, and which of the matrices (N, n, n) changed: those that are not positive definite.
+def _log_of_exp(V: Tensor, eye: Tensor) -> tuple[Tensor, Tensor]:
+    """Log_I Exp_I V, (N, n, n): V, or 2 |I + V/2| - 2 I where I + V/2 is not positive definite; and where that is.
 
     Only these are decomposed; whether there are any, a Cholesky factorisation tells at a fraction of the cost.
     """
-    changed = _indefinite(W)
-    if not bool(changed.any()):
-        return W, changed
-    result = W.clone()
-    result[changed] = spectral(W[changed], Absolute())[0]
-    return result, changed
+    folded = _indefinite(torch.add(eye, V, alpha=0.5))
+    if not bool(folded.any()):
+        return V, folded
+    result = V.clone()
+    result[folded] = 2 * (spectral(eye + V[folded] / 2, Absolute())[0] - eye)
+    return result, folded
 
 
 def _indefinite(W: Tensor) -> Tensor:
