@@ -121,7 +121,7 @@ def template_loop(cfg: Any) -> float:
         accelerator="cpu",
         gradient_clip_val=cfg.max_grad_norm,
         callbacks=[ModelCheckpoint(folder, save_last=True), RichProgressBar(), clock],
-        logger=MLFlowLogger("template", tracking_uri=f"sqlite:///{folder}.db"),
+        logger=MLFlowLogger("template", tracking_uri=f"sqlite:///{folder}.db", artifact_location=str(folder)),
         default_root_dir=folder,
         enable_model_summary=False,
     )
