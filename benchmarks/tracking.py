@@ -62,7 +62,9 @@ def _ours(folder: Path, steps: int) -> dict[str, float]:
 def _lightning(folder: Path, steps: int) -> dict[str, float]:
     from pytorch_lightning.loggers import MLFlowLogger
 
-    logger = MLFlowLogger("benchmark", "run", tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    logger = MLFlowLogger(
+        "benchmark", "run", tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=str(folder)
+    )
     assert logger.run_id
     return _timed(lambda values, step: logger.log_metrics(values, step), steps, lambda: logger.finalize("success"))
 
