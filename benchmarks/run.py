@@ -123,10 +123,14 @@ def write(rows: dict[str, list[Row]], records: dict[str, Any], pictures: Path) -
 
 def log(rows: dict[str, list[Row]], uri: str | None) -> None:
     """One MLflow run with every ratio as a metric and the records as artifacts."""
-    client = store.client(uri or default_uri(FOLDER.parent / "outputs"))
+    uri = uri or default_uri(FOLDER.parent / "outputs")
+    client = store.client(uri)
     experiment = client.get_experiment_by_name("benchmarks")
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment("benchmarks")
-    run = client.create_run(experiment_id, run_name="benchmarks", tags={"kind": "benchmark"})
+    if experiment is None:
+        root = store.artifact_root(uri, FOLDER.parent / "outputs")
+        location = None if root is None else (root / "benchmarks").as_uri()
+        experiment = client.get_experiment(client.create_experiment("benchmarks", artifact_location=location))
+    run = client.create_run(experiment.experiment_id, run_name="benchmarks", tags={"kind": "benchmark"})
     for name, own in rows.items():
         for row in own:
             if row.ratio is not None:
