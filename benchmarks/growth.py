@@ -141,7 +141,7 @@ def plot(record: Path, picture: Path) -> None:
 
     paths = json.loads(record.read_text())["result"]
     figure = Figure(figsize=(11, 5.5), layout="constrained")
-    axes = figure.subplots(2, (len(paths) + 1) // 2).flat
+    axes = list(figure.subplots(2, (len(paths) + 1) // 2).flat)
     for axis, (name, path) in zip(axes, paths.items(), strict=False):
         sizes, seconds = path["sizes"], path["seconds"]
         axis.loglog(sizes, seconds, "o-", label=f"measured, slope {path['exponent']:.2f}")
@@ -149,7 +149,7 @@ def plot(record: Path, picture: Path) -> None:
         axis.loglog(sizes, line, "--", color="grey", label=f"theory, slope {path['theory']:g}")
         axis.set(title=name, xlabel=path["over"], ylabel="s")
         axis.legend(fontsize="x-small")
-    for axis in list(axes)[len(paths) :]:
+    for axis in axes[len(paths) :]:
         axis.set_visible(False)
     figure.savefig(picture, dpi=80)
 
