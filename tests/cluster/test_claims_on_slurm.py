@@ -12,8 +12,8 @@ BEFORE, DURING = 15, 25
 """Steps at which the first runs wait for the outage, and in it."""
 OUTAGE_S = 20
 SIZE = (f"max_steps={STEPS}", f"callbacks.gate.steps=[{BEFORE},{DURING}]")
-# One job fills a node, so two run at a time.
-ARGUMENTS = (f"experiments={REAL}", "scale=desk", *SIZE, "slurm.cpus_per_task=4")
+# Two jobs fill a node, so four run at a time.
+ARGUMENTS = (f"experiments={REAL}", "scale=desk", *SIZE, "slurm.cpus_per_task=2")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def sweep(slurm_cluster, tracking_server, tmp_path_factory):
     def held(step: int) -> list[Path]:
         return list(application.outputs.rglob(f"held-{step}"))
 
-    application.wait_for(process, lambda: len(held(BEFORE)) == 2, "a run trains on each node")
+    application.wait_for(process, lambda: len(held(BEFORE)) == 4, "both nodes are full of runs that train")
     tracking_server.stop()
     stopped = time.monotonic()
     for path in held(BEFORE):

@@ -93,18 +93,15 @@ class RiemannianSGD(Optimizer):
         return loss
 
     def _accumulate(self, points: list[Tensor], group: dict[str, Any]) -> None:
-        buffers: list[Tensor] = []
-        gradients: list[Tensor] = []
         for point in points:
             assert point.grad is not None
             state = self.state[point]
             if not state:
                 state["step"] = 0
                 state["momentum_buffer"] = torch.zeros_like(point)
-            buffers.append(state["momentum_buffer"])
-            gradients.append(point.grad)
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, gradients, alpha=-1.0 if group["maximize"] else 1.0)
+            buffer = state["momentum_buffer"]
+            # One pass over memory, which is what a step costs. Ascent moves the other way along the same buffer.
+            torch.add(point.grad, buffer, alpha=group["momentum"], out=buffer)
 
     def _move(self, point: Tensor, group: dict[str, Any]) -> None:
         state = self.state[point]
@@ -113,7 +110,7 @@ class RiemannianSGD(Optimizer):
         # buffer is horizontal already.
         direction = buffer.clone() if group["transport"] == "raw" else buffer
         grassmann.project_(point, direction)
-        lr = -float(group["lr"])
+        lr = float(group["lr"]) if group["maximize"] else -float(group["lr"])
         moved = _retract(point, direction, lr, group["retraction"])
         if group["transport"] == "exact":
             buffer.copy_(grassmann.transport(point, direction, buffer, lr))
