@@ -42,9 +42,9 @@ REASONS = """## Behind, and why
   reverse, which is wrong by per cents for the LayerNorms of timm's transformers on torch 2.13.
 - A whole step of the exact diagonal against one of the probe loop, on Colored MNIST: the gradient of the loss, which
   both need, is most of ours. What the penalty adds is 14 times cheaper.
-- Riemannian SGD against SGD: bound by memory, with more passes over it, and products and decompositions besides. Ratios to
-  the SVD form and to geoopt vary from 1.2 to 2.5 with what else uses the memory of a shared machine. pymanopt is measured
-  apart, because its copies empty the caches for whoever comes next.
+- Riemannian SGD against SGD: bound by memory, with more passes over it, and products and decompositions besides.
+  Ratios to the SVD form and to geoopt vary from 1.2 to 2.5 with what else uses the memory of a shared machine.
+  pymanopt is measured apart, because its copies empty the caches for whoever comes next.
 - Bures-Wasserstein batch norm: the floor counts decompositions only, which use no memory to speak of, so that this
   ratio grows as well where the machine is shared (2.0 to 2.6 measured, with 4.9 to 6.0 for single operations).
 - Affine-invariant distance against pyriemann: ours has a gradient, and floors eigenvalues; it computes eigenvectors
