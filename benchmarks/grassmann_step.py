@@ -28,15 +28,11 @@ SLOW = 256
 
 
 def measure(
-    classes: int = 1000,
-    n: int = 384,
-    k: int = 8,
-    rounds: int = 15,
-    threads: int = 1,
-    device: str = "cpu",
-    through_numpy: bool = True,
+    classes: int = 1000, n: int = 384, k: int = 8, rounds: int = 15, threads: int = 1, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Time all arms on subspaces (classes, n, k) in float32.
+    """Time all arms on subspaces (classes, n, k) in float32; pymanopt afterwards, with ours alone beside it.
+
+    It copies through NumPy, which empties the caches for whoever comes next.
 
     Args:
         classes, n, k: C, n and k.
@@ -44,7 +40,6 @@ def measure(
             more go before.
         threads: CPU threads of torch.
         device: where to run.
-        through_numpy: pymanopt too, whose copies empty the caches for whoever comes next.
 
     Returns:
         ``arms``: name -> {``ms``: mean time of a step over the median block of five rounds, ``ratio``: the same over
@@ -54,28 +49,20 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     start = grassmann.random_point(classes, n, k, generator=generator).to(device)
     gradient = (0.01 * torch.randn(classes, n, k, generator=generator)).to(device)
-    unavailable: dict[str, str] = {}
     makers: dict[str, Callable[[torch.Tensor, torch.Tensor], Step]] = {OURS: _ours, SVD: _svd, FLOOR: _sgd}
     makers |= {GEOOPT: lambda point, grad: _geoopt(point, grad, "EuclideanStiefel")}
-    if through_numpy:
-        try:
-            import pymanopt  # noqa: F401
-
-            makers[PYMANOPT] = _pymanopt
-        except ImportError as error:
-            unavailable[PYMANOPT] = str(error)
     if n <= SLOW:
         makers[GEOOPT_CANONICAL] = lambda point, grad: _geoopt(point, grad, "CanonicalStiefel")
     steps = {name: make(start.clone(), gradient.clone()) for name, make in makers.items()}
-    times = interleaved(steps, rounds, REORTH_EVERY, device)
-    blocks = {name: _blocks(values) for name, values in times.items()}
-    arms = {
-        name: {
-            "ms": 1000 * statistics.median(values),
-            "ratio": statistics.median(value / ours for value, ours in zip(values, blocks[OURS])),
-        }
-        for name, values in blocks.items()
-    }
+    arms = _arms(steps, rounds, device)
+    unavailable: dict[str, str] = {}
+    try:
+        import pymanopt  # noqa: F401
+
+        beside = {OURS: steps[OURS], PYMANOPT: _pymanopt(start.clone(), gradient.clone())}
+        arms[PYMANOPT] = _arms(beside, rounds, device)[PYMANOPT]
+    except ImportError as error:
+        unavailable[PYMANOPT] = str(error)
     return {
         "classes": classes,
         "n": n,
@@ -84,7 +71,20 @@ def measure(
         "threads": threads,
         "rounds": rounds,
         "arms": arms,
-    } | {"unavailable": unavailable}
+        "unavailable": unavailable,
+    }
+
+
+def _arms(steps: dict[str, Step], rounds: int, device: str) -> dict[str, dict[str, float]]:
+    times = interleaved(steps, rounds, REORTH_EVERY, device)
+    blocks = {name: _blocks(values) for name, values in times.items()}
+    return {
+        name: {
+            "ms": 1000 * statistics.median(values),
+            "ratio": statistics.median(value / ours for value, ours in zip(values, blocks[OURS])),
+        }
+        for name, values in blocks.items()
+    }
 
 
 def share_of_training_step(
@@ -188,10 +188,7 @@ def _blocks(values: list[float]) -> list[float]:
 
 def measure_all(classes: int = 1000, n: int = 384, k: int = 8, rounds: int = 15, device: str = "cpu") -> dict[str, Any]:
     """:func:`measure`, and on the CPU :func:`share_of_training_step` with n = 2048."""
-    result = measure(classes, n, k, rounds, device=device, through_numpy=False)
-    apart = measure(classes, n, k, rounds, device=device)
-    result["arms"] |= {name: arm for name, arm in apart["arms"].items() if name == PYMANOPT}
-    result["unavailable"] |= apart["unavailable"]
+    result = measure(classes, n, k, rounds, device=device)
     return result | ({} if device.startswith("cuda") else {"share": share_of_training_step(classes, 2048, k)})
 
 

@@ -67,7 +67,7 @@ def report(arguments: list[str]) -> int:
     from curvature.claims.report import log_report, write_report
     from curvature.claims.scoreboard import scoreboard
     from curvature.claims.tables import print_verdicts, update_tables
-    from curvature.tracking import default_uri, deliver_all
+    from curvature.tracking import deliver_all
 
     options = {"strict": False, "write": False, "accept": False}
     experiments: list[str] = []
@@ -106,7 +106,7 @@ def report(arguments: list[str]) -> int:
     outputs = Path(papers[0].config.outputs)
     index = write_report(papers, outputs / "report")
     for paper in papers:
-        log_report(paper.config.paper, index.parent, paper.config.tracking.uri or default_uri(outputs))
+        log_report(paper.config.paper, index.parent, paper.uri)
         claims = claims_file(paper.config.experiments, paper.config.paper, paper.config.scale)
         if options["write"]:
             table = claims.with_name(claims.name.replace("claims", "results", 1)).with_suffix(".csv")

@@ -36,7 +36,6 @@ def test_hessian_vector_product_costs_less_than_three_gradients():
 
 
 def test_harpg_iteration_costs_at_most_two_rollouts_and_four_gradients():
-    """And a tenth, for a busy machine; ``benchmarks/policy_gradient.py`` has the ratio."""
     environment = GymEnvironment("CartPole-v1", horizon=200)
     policy = environment.policy([32, 32], torch.Generator().manual_seed(0))
     parameters = [p.detach() for p in policy.parameters()]
@@ -49,7 +48,7 @@ def test_harpg_iteration_costs_at_most_two_rollouts_and_four_gradients():
             for _ in range(2):
                 gpomdp_gradient(sample, policy, 0.99, parameters, leave_one_out=True)
 
-    assert median_ratio(floor, optimizer.step, turns=40) < 1.1
+    assert min(median_ratio(floor, optimizer.step, turns=20) for _ in range(3)) < 1
 
 
 def test_igt_iteration_costs_at_most_a_tenth_more_than_a_vanilla_one():

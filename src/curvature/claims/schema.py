@@ -1,7 +1,7 @@
 """The shape of ``experiments/<paper>/claims.yaml``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -94,18 +94,19 @@ class NotBelow(Decision):
         return [Expression(f"({self.metric}@{self.better}) - ({self.metric}@{self.worse})")]
 
 
-class Tuned(NotBelow):
+class Tuned(Decision):
     """``not_below`` between two swept arms, each at the value that a search of its own chooses.
 
     The search is the lowest ``search`` of the claim's seeds: an arm's value is the one with the highest mean of
     ``metric`` on them. The other seeds decide. Both arms sweep as many values, so that neither is tuned more.
     """
 
-    kind: Literal["tuned"]  # type: ignore[assignment]
+    kind: Literal["tuned"]
+    metric: str
+    better: str
+    worse: str
     search: int = Field(ge=1)
-
-    def expressions(self) -> list[Expression]:
-        return []
+    errors: float = Field(1.0, ge=0)
 
     @property
     def arms(self) -> list[str]:
@@ -190,9 +191,8 @@ class Best(Decision):
         return [self.arm]
 
 
-AnyDecision = Annotated[
-    Greater | NotBelow | Tuned | Positive | Bound | Equal | Rate | Monotone | Best, Field(discriminator="kind")
-]
+Kinds = Greater | NotBelow | Tuned | Positive | Bound | Equal | Rate | Monotone | Best
+AnyDecision = Annotated[Kinds, Field(discriminator="kind")]
 
 
 class Arm(Model):
@@ -348,20 +348,5 @@ def _claim_id(content: Any, index: int) -> str:
 
 
 def _field_names() -> list[str]:
-    models = (
-        Paper,
-        Reported,
-        Greater,
-        NotBelow,
-        Tuned,
-        Positive,
-        Bound,
-        Equal,
-        Rate,
-        Monotone,
-        Best,
-        Arm,
-        Claim,
-        Claims,
-    )
+    models = (Paper, Reported, Arm, Claim, Claims, *get_args(Kinds))
     return sorted({name for model in models for name in model.model_fields})

@@ -152,12 +152,12 @@ def _judge_part(part: Decision, runs: Sequence[PlannedRun], results: Mapping[str
         match part:
             case Greater() | Positive():
                 return _mean(part, runs, results)
-            case Tuned():
-                return _tuned(part, runs, results)
             case NotBelow():
                 (expression,) = part.expressions()
                 table = sorted(_per_seed(runs, results).items())
                 return _not_below(part, {f"seed {seed}": expression(arms) for seed, arms in table})
+            case Tuned():
+                return _tuned(part, runs, results)
             case Bound():
                 return _bound(part, runs, results)
             case Equal():
@@ -204,7 +204,7 @@ def _side(effect: Effect, threshold: float) -> Verdict:
     return "contradicted" if effect.high < threshold else "inconclusive"
 
 
-def _not_below(part: NotBelow, values: dict[str, float], detail: str = "") -> PartVerdict:
+def _not_below(part: NotBelow | Tuned, values: dict[str, float], detail: str = "") -> PartVerdict:
     effect = mean_effect(list(values.values()))
     if effect.n < MIN_SEEDS or math.isnan(effect.value):
         return PartVerdict(_name(part), "inconclusive", effect, (), values, part.informative, detail)
@@ -299,7 +299,7 @@ def _name(part: Decision) -> str:
         case Greater():
             sign = "/" if part.statistic == "ratio" else "-"
             return f"{part.metric}: {part.better} {sign} {part.worse}"
-        case NotBelow():
+        case NotBelow() | Tuned():
             tuned = ", tuned alike" if isinstance(part, Tuned) else ""
             return f"{part.metric}{tuned}: {part.better} - {part.worse} >= -{part.errors:g} standard errors"
         case Positive() | Equal():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from curvature.tracking import store
 from curvature.tracking.deliver import deliver_all
+from curvature.tracking.store import FIRST_PORT
 
 PORTS = 100
 
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m curvature.tracking.ui", description=__doc__)
     parser.add_argument("--outputs", default="outputs", help="what runs were told as outputs= (default: outputs)")
     parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else the sqlite file in outputs)")
-    parser.add_argument("--port", type=int, help=f"default: the first free one from {store.FIRST_PORT}")
+    parser.add_argument("--port", type=int, help=f"default: the first free one from {FIRST_PORT}")
     options = parser.parse_args(arguments)
     uri = options.uri or store.default_uri(options.outputs)
     deliver_all(Path(options.outputs), uri)
@@ -34,10 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     port = options.port or free_port()
     if port is None:
-        print(
-            f"error: no free port between {store.FIRST_PORT} and {store.FIRST_PORT + PORTS - 1}; use --port",
-            file=sys.stderr,
-        )
+        print(f"error: no free port between {FIRST_PORT} and {FIRST_PORT + PORTS - 1}; use --port", file=sys.stderr)
         return 1
     print(f"MLflow on {store.redact(uri)}: http://127.0.0.1:{port} (Ctrl-C ends it)")
     for experiment in store.client(uri).search_experiments(order_by=["name ASC"]):
@@ -55,8 +53,8 @@ def experiment_page(port: int, experiment_id: str) -> str:
 
 
 def free_port() -> int | None:
-    """The first port from :data:`curvature.tracking.store.FIRST_PORT` on that nobody listens on at loopback."""
-    for port in range(store.FIRST_PORT, store.FIRST_PORT + PORTS):
+    """The first port from :data:`FIRST_PORT` on that nobody listens on at loopback."""
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

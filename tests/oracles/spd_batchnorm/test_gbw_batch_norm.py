@@ -194,6 +194,24 @@ def test_o13_statistics_couple_the_samples_only_with_stats_grad(stats_grad):
     assert coupled > 1e-4 if stats_grad else coupled == 0.0
 
 
+@pytest.mark.parametrize("theta", [1.0, 0.5, 0.3])
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_are_the_same_with_and_without_their_gradient(theta, training):
+    """Both ways to centre, entry by entry where the mean is a constant; ill-conditioned points, M and G not I."""
+    X, options = (
+        spd(12, 4, low=1e-4, high=3.0, seed=1),
+        {"scale": 0.7, "metric": spd(4, seed=2), "bias": spd(4, seed=3)},
+    )
+    found = []
+    for stats_grad in (True, False):
+        norm = layer(theta=theta, stats_grad=stats_grad, **options)
+        norm(spd(9, 4, seed=4))
+        out = norm.train(training)(X)
+        found.append((out, norm.running_mean, norm.running_var, norm.folded))
+    for with_gradient, constant in zip(*found, strict=True):
+        torch.testing.assert_close(with_gradient, constant, rtol=1e-10, atol=1e-11)
+
+
 def test_channels_share_statistics_with_the_batch():
     X = spd(6, 3, 4, seed=1)
     first, second = layer(theta=0.5), layer(theta=0.5)
