@@ -118,7 +118,15 @@ def test_igt_draws_one_trajectory_an_iteration_without_second_order_information_
             optimizer.step()
     assert oracle.counts["trajectories"] == oracle.counts["gradients"] == 25
     assert oracle.counts["products"] == oracle.counts["ratios"] == 0
-    assert not {"create_graph", "make_dual", "_make_dual", "exp"} & operations.names
+    forbidden = {"create_graph", "make_dual", "_make_dual", "exp"}
+    assert not forbidden & operations.names
+    for make in (HARPG, StormPG):
+        policy = lqr.policy()
+        other = make(policy.parameters(), PolicyOracle(lqr, policy), lr=0.01)
+        with Operations() as operations:
+            for _ in range(2):
+                other.step()
+        assert forbidden & operations.names, "what is looked for would be seen"
 
 
 def test_harpg_draws_two_trajectories_an_iteration_and_storm_one_with_a_ratio():
@@ -232,6 +240,17 @@ def test_run_on_lqr_reports_slopes_and_counts(command, tmp_path):
     assert metrics["count/trajectories"] == metrics["count/gradients"] == 300
     assert metrics["memory/state"] == 3
     assert -1 < metrics["error/slope"] < 0 and metrics["gap/final"] < 0.47
+
+
+def test_a_run_that_diverges_ends_with_what_its_policy_is_worth(command, tmp_path):
+    done = command(
+        "run.py", "experiment=policy_gradient", "data=mujoco", "optimizer=harpg", "lr=0.1", "seed=100", "max_steps=20",
+        "module.records=2", "tracking=offline", "trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = results(tmp_path)
+    assert metrics["unstable"] == 1 and math.isfinite(metrics["return/final"])
+    assert metrics["return/final"] < metrics["return/largest"]
 
 
 def test_bad_score_term_is_refused_before_anything_is_spent(command):

@@ -209,7 +209,8 @@ def _not_below(part: NotBelow | Tuned, values: dict[str, float], detail: str = "
     if effect.n < MIN_SEEDS or math.isnan(effect.value):
         return PartVerdict(_name(part), "inconclusive", effect, (), values, part.informative, detail)
     least = -part.errors * stdev(values.values()) / math.sqrt(effect.n)
-    verdict: Verdict = "reproduced" if effect.value >= least else "contradicted"
+    holds = effect.value >= least or math.isclose(effect.value, least, rel_tol=1e-9)
+    verdict: Verdict = "reproduced" if holds else "contradicted"
     return PartVerdict(_name(part), verdict, effect, (least,), values, part.informative, detail)
 
 

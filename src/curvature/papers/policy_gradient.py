@@ -1,5 +1,6 @@
 """Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-degenerate Policies (ICML 2023)."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from curvature.rl.instruments import LargestTensor
 from curvature.rl.lqr import LinearQuadratic
 from curvature.rl.tabular import TabularMDP
 
+log = logging.getLogger(__name__)
+
 SCORE_TERMS = ("exact", "none", "negated", "official")
 
 
@@ -28,10 +31,11 @@ class PolicyGradient(pl.LightningModule):
     (J* - J and |d_t - grad J|, mean over replicas) where the objective is known, ``return`` of fresh episodes else.
     Final metrics: ``<name>/final`` (of the last policy), ``<name>/largest`` and ``<name>/mean`` (over the records),
     ``error/slope`` and ``gap/slope`` (log-log, of the mean error and the median gap, after the first thirtieth of the
-    run), ``unstable`` (replicas whose gap is infinite), ``fisher/floor`` (lower bound of LQR's Fisher matrix at every
-    policy), ``count/*`` of :class:`curvature.rl.PolicyOracle`,
-    ``count/per_iteration`` (trajectories), ``memory/state`` (floats of parameters and optimiser per parameter) and
-    ``memory/largest`` (elements of the largest tensor of an iteration over the square of the number of parameters).
+    run), ``unstable`` (replicas whose gap is infinite; without replicas 1 where the direction ended up not finite,
+    which no step follows: such a run ends with what its policy is worth), ``fisher/floor`` (lower bound of LQR's
+    Fisher matrix at every policy), ``count/*`` of :class:`curvature.rl.PolicyOracle`, ``count/per_iteration``
+    (trajectories), ``memory/state`` (floats of parameters and optimiser per parameter) and ``memory/largest``
+    (elements of the largest tensor of an iteration over the square of the number of parameters).
 
     Args:
         optimizer: factory ``optimizer(params, oracle=..., replicas=...)`` of one of
@@ -121,7 +125,9 @@ class PolicyGradient(pl.LightningModule):
         norm = self._iterate(raw, self.optimizers().step)  # type: ignore[union-attr]
         if raw.iteration == self.total:
             self._record(raw.iteration, raw.parameters, None)
-        return norm[norm.isfinite()].mean() if self.batched else norm
+        finite = norm[norm.isfinite()]
+        # Without replicas divergence is a result, not the end of the run.
+        return finite.mean() if finite.numel() or self.batched else norm.new_zeros(())
 
     def on_train_end(self) -> None:
         optimizer: Ascent = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
@@ -135,6 +141,9 @@ class PolicyGradient(pl.LightningModule):
                 self.results[metric] = self._slope(column)
         if isinstance(self.environment, LinearQuadratic):
             self.results["fisher/floor"] = self.environment.fisher_floor()
+        if not self.exact and not all(bool(part.isfinite().all()) for part in optimizer.direction):
+            self.results["unstable"] = 1.0
+            log.warning("the direction is not finite any more: the policy has stayed where it was")
         counts = self.oracle.counts
         self.results |= {f"count/{name}": float(count) for name, count in counts.items()}
         self.results["count/per_iteration"] = counts["trajectories"] / (self._per_estimate() * optimizer.iteration)

@@ -27,7 +27,16 @@ METHODS = {
     "momentum": ("normalised momentum", "tab:green"),
     "vanilla": ("vanilla policy gradient", "tab:gray"),
 }
-KEPT = ("return/final", "return/mean", "error/slope", "gap/slope", "gap/final", "unstable", "count/trajectories")
+KEPT = (
+    "return/final",
+    "return/mean",
+    "error/slope",
+    "error/final",
+    "gap/slope",
+    "gap/final",
+    "unstable",
+    "count/trajectories",
+)
 PANELS = {"cartpole": ("CartPole", "return"), "reacher": ("Reacher", "return"), "lqr": ("LQR", "error")}
 
 

@@ -146,7 +146,7 @@ def test_gradients_in_input_metric_bias_and_scale(point, theta, stats_grad, tang
     X = spd(3, 4, low=0.7, high=1.4, seed=1)
 
     def forward(x, M, G, s):
-        options = {"theta": theta, "stats_grad": True, "tangent": tangent, "karcher_steps": 2}
+        options = {"theta": theta, "stats_grad": stats_grad, "tangent": tangent, "karcher_steps": 2}
         norm = GBWBatchNorm(4, **options).train(stats_grad)
         for name, value in (("metric", M), ("bias", G)):
             delattr(norm, name)
@@ -192,6 +192,34 @@ def test_o13_statistics_couple_the_samples_only_with_stats_grad(stats_grad):
     assert float(gradient[0].abs().max()) > 1e-3
     coupled = float(gradient[1:].abs().max())
     assert coupled > 1e-4 if stats_grad else coupled == 0.0
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.5, 0.3, -0.5])
+@pytest.mark.parametrize("dispersion", [True, False])
+def test_training_and_evaluation_on_diagonal_matrices_in_closed_form(theta, dispersion):
+    generator = torch.Generator().manual_seed(1)
+    x, other = torch.exp(0.3 * torch.randn(2, 12, 4, dtype=torch.float64, generator=generator))
+    m, g = torch.exp(0.3 * torch.randn(2, 4, dtype=torch.float64, generator=generator))
+    norm = GBWBatchNorm(4, theta, dispersion=dispersion)
+    with torch.no_grad():
+        norm.metric.copy_(torch.diag(m))
+        norm.bias.copy_(torch.diag(g))
+        if dispersion:
+            norm.scale.fill_(0.6)
+        trained = norm(torch.diag_embed(x))
+        evaluated = norm.eval()(torch.diag_embed(other))
+
+    def expected(x, root_mean, variance):
+        factor = 0.6 / (variance + norm.eps).sqrt() if dispersion else 1.0
+        moved = (g**theta / m).sqrt() + factor * ((x**theta / m).sqrt() - root_mean)
+        return torch.diag_embed((m * moved.square()) ** (1 / theta))
+
+    roots = (x**theta / m).sqrt()
+    variance = (roots - roots.mean(0)).square().sum(-1).mean() / theta**2
+    torch.testing.assert_close(trained, expected(x, roots.mean(0), variance), rtol=1e-10, atol=1e-12)
+    running = 0.9 + 0.1 * roots.mean(0), 0.9 + 0.1 * variance
+    torch.testing.assert_close(evaluated, expected(other, *running), rtol=1e-10, atol=1e-12)
+    assert float(norm.folded) == 0.0
 
 
 @pytest.mark.parametrize("theta", [1.0, 0.5, 0.3])

@@ -157,7 +157,7 @@ def _diagonal(matrix: Tensor) -> tuple[Tensor, Tensor, Diagonal]:
     The layer's definition does not depend on the basis, and in this one the operators of A need no rotations.
     """
     values, basis = eigensystem(matrix)
-    return congruent(basis.mT, matrix), basis, Diagonal(values)
+    return congruent(basis.mT, matrix), basis, Diagonal(values.maximum(FLOOR * values[-1]))
 
 
 def _log_of_exp(V: Tensor, eye: Tensor) -> tuple[Tensor, Tensor]:
