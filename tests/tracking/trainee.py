@@ -1,7 +1,7 @@
 """A training loop as seen by the tracker, for tests that kill it.
 
 Usage: ``trainee.py DIRECTORY URI EXPERIMENT STEPS PAUSE_S``. It forces its metrics to disk before each checkpoint
-(every 10 steps) and continues from the last one.
+(every 10 steps), continues from the last one, and ends before STEPS in good order if there is a file ``DIRECTORY/enough``.
 """
 
 import json
@@ -29,6 +29,8 @@ def main() -> None:
     first = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
     for step in range(first, steps):
         if step % CHECKPOINT_EVERY == 0:
+            if (directory / "enough").exists():
+                break
             tracker.sync()
             temporary = checkpoint.with_suffix(".tmp")
             temporary.write_text(json.dumps({"step": step}))
