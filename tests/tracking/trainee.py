@@ -1,7 +1,7 @@
 """A training loop as seen by the tracker, for tests that kill it.
 
 Usage: ``trainee.py DIRECTORY URI EXPERIMENT STEPS PAUSE_S``. It forces its metrics to disk before each checkpoint
-(every 10 steps), continues from the last one, and ends before STEPS in good order if there is a file ``DIRECTORY/enough``.
+(every 10 steps), continues from the last one, and ends before STEPS in good order if there is ``DIRECTORY/enough``.
 """
 
 import json
