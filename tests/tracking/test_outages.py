@@ -41,6 +41,7 @@ def assert_exact(server, experiment, steps, status="FINISHED"):
     assert history(server.database, run_id, "val/loss") == [(step, step / 3) for step in range(steps)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_stopped_and_started_mid_run_has_every_metric_once(server, make, number, caplog):
     experiment = f"outage_{number.name}"
@@ -79,6 +80,7 @@ def test_a_server_that_is_down_at_the_start_gets_one_run_with_the_true_start_tim
     assert before <= start <= begun
 
 
+@pytest.mark.alone
 def test_what_an_outage_at_the_end_leaves_behind_is_delivered_later_once(server, make, outputs):
     tracker = make(server.uri, "down_at_end")
     tracker.start()
