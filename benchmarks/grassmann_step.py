@@ -6,33 +6,36 @@
 Every round times one step of each arm, in rotating order; what is reported are medians over rounds and medians of the
 ratios within rounds. All arms start from the same point with the same gradient and momentum 0.9. The SVD form is the
 textbook update: project, thin SVD of every class's n x k tangent, geodesic, QR every five steps. ``SGD`` is torch's
-SGD with momentum on the same tensor, a floor that ignores the geometry.
+SGD with momentum on the same tensor, a floor that ignores the geometry. Memory is the peak of tensors, point, gradient
+and state included, from the first step to the first re-orthonormalisation.
+
+Two peers run apart, each with ours alone beside it: pymanopt computes with NumPy in float64 on the CPU, as ours does in
+that row, and its copies empty the caches for whoever comes next; geoopt's canonical metric solves an (n, n) system a
+class and gets fewer classes, as ours does in that row.
 """
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from curvature.benchmark import Row, interleaved, main
+from curvature.benchmark import Row, interleaved, main, peak_bytes
 from curvature.geometry import grassmann
 from curvature.optim.riemannian_sgd import RiemannianSGD
 
 Step = Callable[[], Any]
+Maker = Callable[[torch.Tensor, torch.Tensor], Step]
 LR, MOMENTUM, REORTH_EVERY = 0.1, 0.9, 5
 OURS, SVD, GEOOPT, GEOOPT_CANONICAL, FLOOR = "RiemannianSGD", "SVD form", "geoopt Euclidean", "geoopt canonical", "SGD"
-PYMANOPT = "pymanopt"
-SLOW = 256
-"""The canonical metric solves (n, n) systems a class; with more rows it would take seconds a step and is left out."""
+PYMANOPT, CANONICAL_CLASSES = "pymanopt", 100
 
 
 def measure(
     classes: int = 1000, n: int = 384, k: int = 8, rounds: int = 15, threads: int = 1, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Time all arms on subspaces (classes, n, k) in float32; pymanopt afterwards, with ours alone beside it.
-
-    It copies through NumPy, which empties the caches for whoever comes next.
+    """Time all arms that share a round on subspaces (classes, n, k) in float32.
 
     Args:
         classes, n, k: C, n and k.
@@ -43,26 +46,17 @@ def measure(
 
     Returns:
         ``arms``: name -> {``ms``: mean time of a step over the median block of five rounds, ``ratio``: the same over
-        that of ``RiemannianSGD``, median over blocks}, and the setting.
+        that of ``RiemannianSGD``, median over blocks, ``bytes``: peak}; ``unavailable``: name -> why; the setting.
     """
     torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
-    start = grassmann.random_point(classes, n, k, generator=generator).to(device)
-    gradient = (0.01 * torch.randn(classes, n, k, generator=generator)).to(device)
-    makers: dict[str, Callable[[torch.Tensor, torch.Tensor], Step]] = {OURS: _ours, SVD: _svd, FLOOR: _sgd}
-    makers |= {GEOOPT: lambda point, grad: _geoopt(point, grad, "EuclideanStiefel")}
-    if n <= SLOW:
-        makers[GEOOPT_CANONICAL] = lambda point, grad: _geoopt(point, grad, "CanonicalStiefel")
-    steps = {name: make(start.clone(), gradient.clone()) for name, make in makers.items()}
-    arms = _arms(steps, rounds, device)
-    unavailable: dict[str, str] = {}
-    try:
-        import pymanopt  # noqa: F401
-
-        beside = {OURS: steps[OURS], PYMANOPT: _pymanopt(start.clone(), gradient.clone())}
-        arms[PYMANOPT] = _arms(beside, rounds, device)[PYMANOPT]
-    except ImportError as error:
-        unavailable[PYMANOPT] = str(error)
+    start, gradient = _inputs(classes, n, k, device)
+    makers: dict[str, Maker] = {
+        OURS: _ours,
+        SVD: _svd,
+        FLOOR: _sgd,
+        GEOOPT: partial(_geoopt, manifold="EuclideanStiefel"),
+    }
+    arms, unavailable = _arms(makers, start, gradient, rounds, device)
     return {
         "classes": classes,
         "n": n,
@@ -75,16 +69,68 @@ def measure(
     }
 
 
-def _arms(steps: dict[str, Step], rounds: int, device: str) -> dict[str, dict[str, float]]:
+def measure_apart(
+    n: int = 384, k: int = 8, rounds: int = 5, classes: int = 1000, device: str = "cpu"
+) -> dict[str, Any]:
+    """The peers that run apart, each with ours on the same subspaces in the same precision.
+
+    Returns:
+        peer -> {``ms``, ``ratio``, ``bytes``: as of :func:`measure`, ``ours_ms``, ``ours_bytes``, ``setting``} or
+        {``unavailable``: why}.
+    """
+    fewer = min(classes, CANONICAL_CLASSES)
+    peers: dict[str, tuple[Maker, int, torch.dtype, str]] = {
+        GEOOPT_CANONICAL: (partial(_geoopt, manifold="CanonicalStiefel"), fewer, torch.float32, device),
+        PYMANOPT: (_pymanopt, classes, torch.float64, "cpu"),
+    }
+    found: dict[str, Any] = {}
+    for name, (make, count, dtype, place) in peers.items():
+        start, gradient = (values.to(dtype) for values in _inputs(count, n, k, place))
+        arms, unavailable = _arms({OURS: _ours, name: make}, start, gradient, rounds, place)
+        if name in unavailable:
+            found[name] = {"unavailable": unavailable[name]}
+            continue
+        setting = f"C={count}, n={n}, k={k}, {str(dtype).removeprefix('torch.')}, {place}"
+        ours = {"ours_ms": arms[OURS]["ms"], "ours_bytes": arms[OURS]["bytes"]}
+        found[name] = arms[name] | ours | {"setting": setting}
+    return found
+
+
+def _inputs(classes: int, n: int, k: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    start = grassmann.random_point(classes, n, k, generator=generator).to(device)
+    return start, (0.01 * torch.randn(classes, n, k, generator=generator)).to(device)
+
+
+def _arms(
+    makers: dict[str, Maker], start: torch.Tensor, gradient: torch.Tensor, rounds: int, device: str
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    memory, steps, unavailable = {}, {}, {}
+    for name, make in makers.items():
+        try:
+            memory[name] = peak_bytes(partial(_first_steps, make, start, gradient), device)
+            steps[name] = make(start.clone(), gradient.clone())
+        except Exception as error:  # a peer that cannot run is shown as such
+            if name == OURS:
+                raise
+            unavailable[name] = f"{type(error).__name__}: {error}"
     times = interleaved(steps, rounds, REORTH_EVERY, device)
     blocks = {name: _blocks(values) for name, values in times.items()}
-    return {
+    arms = {
         name: {
             "ms": 1000 * statistics.median(values),
             "ratio": statistics.median(value / ours for value, ours in zip(values, blocks[OURS])),
+            "bytes": memory[name],
         }
         for name, values in blocks.items()
     }
+    return arms, unavailable
+
+
+def _first_steps(make: Maker, start: torch.Tensor, gradient: torch.Tensor) -> None:
+    step = make(start.clone(), gradient.clone())
+    for _ in range(REORTH_EVERY):
+        step()
 
 
 def share_of_training_step(
@@ -187,21 +233,29 @@ def _blocks(values: list[float]) -> list[float]:
 
 
 def measure_all(classes: int = 1000, n: int = 384, k: int = 8, rounds: int = 15, device: str = "cpu") -> dict[str, Any]:
-    """:func:`measure`, and on the CPU :func:`share_of_training_step` with n = 2048."""
+    """:func:`measure`, :func:`measure_apart`, and on the CPU :func:`share_of_training_step` with n = 2048."""
     result = measure(classes, n, k, rounds, device=device)
+    result |= {"apart": measure_apart(n, k, max(5, rounds // 3 // 5 * 5), classes, device)}
     return result | ({} if device.startswith("cuda") else {"share": share_of_training_step(classes, 2048, k)})
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
     """Our step against every other form, and its share of a training step."""
-    arms, limits = result["arms"], {SVD: 1 / 1.5, GEOOPT: 1 / 1.5}
-    setting = f"C={result['classes']}, n={result['n']}, k={result['k']}, float32"
-    found = [
-        Row(f"{OURS} step", name, 1.0 / arm["ratio"], limits.get(name), f"{setting}; {arm['ms']:.1f} ms")
-        for name, arm in arms.items()
-        if name != OURS
-    ]
-    found += [Row(f"{OURS} step", name, None, None, why) for name, why in result["unavailable"].items()]
+    arms, limits, what = result["arms"], {SVD: 1 / 1.5, GEOOPT: 1 / 1.5}, f"{OURS} step"
+    setting = f"C={result['classes']}, n={result['n']}, k={result['k']}, float32, {result['device']}"
+    ours, found = arms[OURS], []
+    for name, arm in arms.items():
+        if name != OURS:
+            note = f"{setting}; {ours['ms']:.1f} ms, {arm['ms']:.1f} ms"
+            found.append(Row(what, name, 1 / arm["ratio"], limits.get(name), note, ours["bytes"] / arm["bytes"]))
+    found += [Row(what, name, None, limits.get(name), why) for name, why in result["unavailable"].items()]
+    for name, arm in result["apart"].items():
+        if "unavailable" in arm:
+            found.append(Row(what, name, None, None, arm["unavailable"]))
+            continue
+        memory = arm["ours_bytes"] / arm["bytes"] if name != PYMANOPT else None  # NumPy's arrays are not counted
+        note = f"{arm['setting']}; {arm['ours_ms']:.1f} ms, {arm['ms']:.1f} ms"
+        found.append(Row(what, name, 1 / arm["ratio"], None, note, memory))
     if "share" in result:
         share = result["share"]
         for kind in ("measured", "flops"):

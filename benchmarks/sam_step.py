@@ -7,18 +7,20 @@ Every round times one step of each arm on its own copy of the model, in rotating
 falls on all alike; what is reported are medians over rounds, and medians of the ratios within rounds. The arm
 ``two passes`` is the floor: clear, forward and backward twice, then AdamW, with nothing of SAM. ``own ms`` is what an
 arm costs beyond it, timed in the same way with gradients that come for free, where noise of the passes cannot hide it.
+Memory is the peak of tensors over the first steps of a new optimiser, with gradients and all that it keeps, without
+parameters and activations.
 """
 
 import copy
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from curvature.benchmark import Row, interleaved, main, peak_bytes
+from curvature.benchmark import Row, interleaved, main, median_ratio, peak_bytes
 from curvature.optim import SAM
 
 SIZES = {"desk": "Mixer, 8x8, 3 blocks of width 32, batch 100", "lab": "ViT, 32x32, 6 blocks of width 128, batch 128"}
@@ -46,7 +48,8 @@ def measure(
 
     Returns:
         ``arms``: name -> {``ms``: median time of a step, ``ratio``: median ratio to AdamW in the same round,
-        ``own_ms``: cost beyond two passes}, and ``unavailable``: name -> why an arm could not run, with the setting.
+        ``ours_over``: median ratio of our step to it, ``own_ms``: cost beyond two passes, ``copies``: peak memory in
+        copies of the parameters}, and ``unavailable``: name -> why an arm could not run, with the setting.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -57,8 +60,10 @@ def measure(
     arms = {
         name: {
             "ms": 1000.0 * statistics.median(values),
-            "ratio": _median_of(zip(values, times[PLAIN]), lambda value, plain: value / plain),
-            "own_ms": 1000.0 * _median_of(zip(own[name], own[FLOOR]), lambda value, floor: value - floor),
+            "ratio": median_ratio(values, times[PLAIN]),
+            "ours_over": median_ratio(times[OURS], values),
+            "own_ms": 1000.0 * statistics.median(mine - floor for mine, floor in zip(own[name], own[FLOOR])),
+            "copies": copies_of_parameters(name, model, device),
         }
         for name, values in times.items()
     }
@@ -84,14 +89,12 @@ def _time_arms(
         own_copy = copy.deepcopy(model)
         try:
             steps[name] = make(own_copy, evaluator(own_copy))
-        except ImportError as error:
+        except Exception as error:  # a peer that cannot run is shown as such
+            if name != PEER:
+                raise
             unavailable[name] = f"{type(error).__name__}: {error}"
     times = interleaved(steps, rounds, max(1, rounds // 10), device)
     return times, unavailable
-
-
-def _median_of(pairs: Iterable[tuple[float, float]], compare: Callable[[float, float], float]) -> float:
-    return statistics.median(compare(*pair) for pair in pairs)
 
 
 def _problem(size: str, device: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -171,46 +174,46 @@ def _twice(optimizer: torch.optim.Optimizer, closure: Evaluate) -> Step:
 ARMS: dict[str, Callable[..., Step]] = {PLAIN: _plain, FLOOR: _floor, OURS: _ours, PEER: _peer}
 
 
+def copies_of_parameters(name: str, model: nn.Module, device: str = "cpu") -> float:
+    """Peak memory of a new optimiser's first two steps, with gradients, in copies of the parameters of ``model``."""
+    own_copy = copy.deepcopy(model)
+
+    def first_steps() -> None:
+        step = ARMS[name](own_copy, _free_gradients(own_copy))
+        for _ in range(2):
+            step()
+
+    return peak_bytes(first_steps, device) / sum(p.nbytes for p in model.parameters())
+
+
 def measure_sizes(device: str = "cpu", threads: int = 1, bf16: bool = False) -> dict[str, Any]:
-    """:func:`measure` at both sizes, and the memory of one step beyond two passes in copies of the parameters."""
-    result = {size: measure(size, threads=threads, device=device, bf16=bf16) for size in SIZES}
-    return result | {"extra_copies": extra_copies("lab", device)}
-
-
-def extra_copies(size: str, device: str = "cpu") -> dict[str, float]:
-    """Peak memory of a step beyond its gradients and AdamW, in copies of the parameters, ours and the peer's."""
-    model = _problem(size, device)[0]
-    copies = {}
-    for name in (FLOOR, OURS, PEER):
-        own_copy = copy.deepcopy(model)
-        try:
-            step = ARMS[name](own_copy, _free_gradients(own_copy))
-        except ImportError:
-            continue
-        step()
-        copies[name] = peak_bytes(step, device) / sum(p.nbytes for p in model.parameters())
-    return {name: value - copies[FLOOR] for name, value in copies.items() if name != FLOOR}
+    """:func:`measure` at both sizes."""
+    return {size: measure(size, threads=threads, device=device, bf16=bf16) for size in SIZES}
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
-    """SAM against a plain step, against two passes, and its own cost against the peer's."""
+    """SAM against a plain step, against two passes and against the peer; its memory beyond two passes."""
     found = []
-    for size, limit in (("desk", 2.3), ("lab", 2.1)):
-        arms, setting = result[size]["arms"], result[size]["setting"]
-        ours, floor = arms[OURS], arms[FLOOR]
-        found.append(Row(f"SAM step, {size}", PLAIN, ours["ratio"], limit, f"{setting}; {ours['ms']:.2f} ms"))
-        found.append(Row(f"SAM step, {size}", FLOOR, ours["ratio"] / floor["ratio"], None, "floor: no SAM at all"))
-        if PEER in arms:
-            note = f"own cost {ours['own_ms']:.2f} ms, the peer's {arms[PEER]['own_ms']:.2f} ms"
-            found.append(Row(f"SAM step, {size}", PEER, ours["ratio"] / arms[PEER]["ratio"], 1.02, note))
-        else:
-            found.append(Row(f"SAM step, {size}", PEER, None, 1.02, result[size]["unavailable"][PEER]))
-    copies = result["extra_copies"]
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in copies.items())
-    found.append(
-        Row("SAM memory beyond two passes", "one copy of the parameters", copies[OURS], 1.1, f"copies: {shown}")
-    )
-    return found
+    limits = {("desk", PLAIN): 2.3, ("lab", PLAIN): 2.1} | {(size, PEER): 1.02 for size in SIZES}
+    for size, facts in result.items():
+        ours = facts["arms"][OURS]
+        where = facts["device"] + (", bfloat16 autocast" if facts["bf16"] else "")
+        notes = {
+            PLAIN: f"{facts['setting']}, {where}; {ours['ms']:.2f} ms",
+            FLOOR: "floor: no SAM at all",
+        }
+        for name in (PLAIN, FLOOR, PEER):
+            arm, limit = facts["arms"].get(name), limits.get((size, name))
+            if arm is None:
+                found.append(Row(f"SAM step, {size}", name, None, limit, facts["unavailable"][name]))
+                continue
+            note = notes.get(name, f"own cost {ours['own_ms']:.2f} ms, the peer's {arm['own_ms']:.2f} ms")
+            memory = ours["copies"] / arm["copies"]
+            found.append(Row(f"SAM step, {size}", name, arm["ours_over"], limit, note, memory))
+    arms = result["lab"]["arms"]
+    extra = {name: arms[name]["copies"] - arms[FLOOR]["copies"] for name in (OURS, PEER) if name in arms}
+    shown = "copies: " + ", ".join(f"{name} {value:.2f}" for name, value in extra.items())
+    return [*found, Row("SAM memory beyond two passes", "one copy of the parameters", extra[OURS], 1.1, shown)]
 
 
 if __name__ == "__main__":

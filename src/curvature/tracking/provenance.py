@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def provenance() -> dict[str, str]:
     tags["mlflow.source.name"] = Path(sys.argv[0]).name or "python"
     with contextlib.suppress(OSError, KeyError):
         tags["mlflow.user"] = getpass.getuser()
-    tags |= _git(Path(__file__).parent) or _git(Path.cwd())
+    tags |= checkout(Path(__file__).parent) or checkout(Path.cwd())
     for package in PACKAGES:
         try:
             tags[f"version.{package}"] = importlib.metadata.version(package)
@@ -64,10 +65,11 @@ def device() -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} x {_processor()}"
+    return f"{os.cpu_count()} x {processor()}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor's model, or at least its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -76,8 +78,13 @@ def _processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _git(directory: Path) -> dict[str, str]:
-    """``commit`` and ``dirty`` of the checkout around ``directory``, if it is one and keeps this directory's files."""
+def checkout(directory: Path, ignored: Sequence[str] = ()) -> dict[str, str]:
+    """``commit`` and ``dirty`` of the checkout around ``directory``, if it is one and keeps this directory's files.
+
+    Args:
+        directory: any directory inside.
+        ignored: paths from the root of the checkout whose changes do not make it dirty.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(directory), *arguments]
@@ -87,6 +94,7 @@ def _git(directory: Path) -> dict[str, str]:
     try:
         if not git("ls-files", "--", "."):
             return {}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": str(bool(git("status", "--porcelain"))).lower()}
+        changes = git("status", "--porcelain", "--", ":/", *(f":(top,exclude){path}" for path in ignored))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": str(bool(changes)).lower()}
     except (OSError, subprocess.SubprocessError):
         return {}
