@@ -94,6 +94,25 @@ def command(tmp_path: Path):
 
 
 @pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes ``tmp_path/disk`` a file system of its own; ``mounted(options)`` mounts it, again with other options."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options: str) -> Path:
+        again = "remount," if os.path.ismount(disk) else ""
+        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(disk)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+            reason = "only root can mount a file system"
+            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.fixture
 def page() -> Iterator[Any]:
     """A page of headless Chromium."""
     if not Path(CHROMIUM).exists():

@@ -3,7 +3,7 @@
 import contextlib
 import types
 import typing
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,16 +12,21 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from curvature.errors import ConfigError
 
 PLAIN = (int, float, str, bool, type(None))
-CONTAINERS = (list, tuple, Sequence, Collection, Iterable)
+CONTAINERS = (list, tuple, dict, Sequence, Collection, Iterable, Mapping)
 LARGEST = float(np.finfo(np.float32).max)
 """Beyond it a number becomes infinite or an error somewhere in float32."""
+OF_OPTIMIZERS = dict.fromkeys(("lr", "eps", "momentum", "dampening", "weight_decay"), float) | {
+    "betas": tuple[float, float]
+}
+"""Types of arguments of torch's optimizers, whose annotations also allow tensors."""
 
 
 def check_arguments(node: Any, key: str) -> None:
-    """Check every number, word and list of them in ``node`` that goes to a class or function of this package.
+    """Check every number and word, and lists and mappings of them, that goes to a class or function of this package.
 
-    Annotations that say more than that (tensors, callables, mappings) are not looked at, nor are those of other
-    libraries. Integers are floats, but nothing else is converted: ``"3"`` and ``3.0`` are no integers.
+    Where an annotation says more than that (tensors, callables), only that it is a list or a mapping is looked at; of
+    other libraries only the numbers of torch's optimizers are. Integers are floats, but nothing else is converted:
+    ``"3"`` and ``3.0`` are no integers.
 
     Args:
         node: part of a config whose interpolations resolve.
@@ -47,12 +52,13 @@ def check_arguments(node: Any, key: str) -> None:
 
 
 def _check(value: Any, hint: Any, key: str) -> None:
-    if not _is_plain(hint):
+    shape = _shape(hint)
+    if shape is None or (isinstance(value, DictConfig) and "_target_" in value):
         return
     from pydantic import TypeAdapter, ValidationError
 
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    adapter = TypeAdapter(hint)
+    adapter = TypeAdapter(shape)
     for form in (plain, tuple(plain)) if isinstance(plain, list) else (plain,):
         with contextlib.suppress(ValidationError):
             adapter.validate_python(form, strict=True)
@@ -62,6 +68,8 @@ def _check(value: Any, hint: Any, key: str) -> None:
 
 def _hints(target: Any) -> dict[str, Any]:
     """Annotations by argument; those of base classes too, since options are handed on to them."""
+    if isinstance(target, str) and target.startswith("torch.optim."):
+        return OF_OPTIMIZERS
     if not isinstance(target, str) or not target.startswith("curvature."):
         return {}
     from hydra.utils import get_object
@@ -77,15 +85,17 @@ def _hints(target: Any) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if name != "return"}
 
 
-def _is_plain(hint: Any) -> bool:
+def _shape(hint: Any) -> Any:
+    """The part of ``hint`` that plain values can be checked against; None if there is none."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return True
+    if origin is Literal or hint in PLAIN:
+        return hint
     if origin in (typing.Union, types.UnionType):
-        return all(_is_plain(argument) for argument in arguments)
+        shapes = [_shape(argument) for argument in arguments]
+        return None if None in shapes else typing.Union[tuple(shapes)]  # noqa: UP007
     if origin in CONTAINERS:
-        return all(_is_plain(argument) for argument in arguments if argument is not Ellipsis)
-    return hint in PLAIN
+        return origin[tuple(item if item is Ellipsis else _shape(item) or Any for item in arguments)]
+    return None
 
 
 def _described(hint: Any) -> str:

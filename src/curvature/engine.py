@@ -374,8 +374,9 @@ def _config_errors() -> Any:
         cause = error.__cause__
         if isinstance(cause, CurvatureError):
             raise cause from None
-        if isinstance(cause, TypeError | ValueError | ImportError | AttributeError):
-            raise CurvatureError(f"{str(error).splitlines()[-1].strip() or 'config'}: {cause}") from cause
+        if isinstance(cause, TypeError | ValueError | ImportError | AttributeError | ArithmeticError):
+            part = str(error).splitlines()[-1].strip().removeprefix("full_key: ") or "config"
+            raise CurvatureError(f"{part} cannot be built: {cause}") from cause
         raise
     except Exception as error:
         if type(error).__name__ == "MisconfigurationException":

@@ -29,3 +29,11 @@ class ConfigError(CurvatureError):
 def near_matches(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Up to ``count`` entries of ``known`` that look like ``word``, best first."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+
+
+def with_matches(problem: str, word: str, known: Iterable[str], label: str) -> str:
+    """``problem`` with the entries of ``known`` that look like ``word``, or with all of them after ``label``."""
+    listed = list(known)
+    if matches := near_matches(word, listed):
+        return f"{problem}; did you mean {', '.join(matches)}?"
+    return f"{problem}; {label}: {', '.join(listed)}" if listed else problem

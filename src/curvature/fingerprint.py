@@ -17,7 +17,6 @@ CANNOT_CHANGE_RESULT = frozenset(
         "force",
         "hydra",
         "outputs",
-        "report",
         "slurm",
         "threads",
         "tracking",

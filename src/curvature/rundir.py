@@ -100,7 +100,11 @@ def _is_record(content: Any) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader, or a crash at any moment, sees the old contents or the new, never a part."""
+    """Write ``text`` so that a reader, or a crash at any moment, sees the old contents or the new, never a part.
+
+    Raises:
+        OSError: it cannot be written; ``filename`` is ``path``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -109,5 +113,9 @@ def write_atomically(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # Writing to a full disk names no file at all.
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ def validate(cfg: DictConfig) -> None:
         ConfigError: naming the key, the value and what is allowed.
     """
     if not cfg.paper:
-        from curvature.cli import group_options
+        from curvature.configs import group_options
 
         listed = "".join(f"\n  experiment={name}" for name in group_options("experiment"))
         raise ConfigError("experiment", None, f"choose an experiment:{listed}")
@@ -28,6 +28,9 @@ def validate(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(getattr(error, "full_key", None) or "config"), None, str(error).splitlines()[0]) from None
+    for key in ("paper", "outputs", "experiments"):
+        if not isinstance(cfg[key], str) or not cfg[key].strip():
+            raise ConfigError(key, cfg[key], "a name" if key == "paper" else "a path")
     if cfg.scale not in SCALES:
         raise ConfigError("scale", cfg.scale, f"one of {', '.join(SCALES)}")
     _integer("seed", cfg.seed, least=0, most=2**32 - 1)
@@ -39,8 +42,12 @@ def validate(cfg: DictConfig) -> None:
     _integer("trainer.num_nodes", cfg.trainer.num_nodes, least=1)
     _integer("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps, least=1)
     _interval("trainer.val_check_interval", cfg.trainer.val_check_interval)
+    for split in ("train", "val", "test"):
+        _limit(f"trainer.limit_{split}_batches", cfg.trainer.get(f"limit_{split}_batches"))
     if cfg.trainer.get("check_val_every_n_epoch") is not None:
         _integer("trainer.check_val_every_n_epoch", cfg.trainer.check_val_every_n_epoch, least=1)
+    if not isinstance(cfg.trainer.get("plugins"), DictConfig | ListConfig | None):
+        raise ConfigError("trainer.plugins", cfg.trainer.plugins, "null, or plugins with a _target_")
     if not isinstance(cfg.cost, str | None):
         raise ConfigError("cost", cfg.cost, "null or a few words")
     if not isinstance(cfg.callbacks, DictConfig | None):
@@ -95,6 +102,12 @@ def _interval(key: str, value: Any) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if value is not None and not whole and not (isinstance(value, float) and 0.0 < value <= 1.0):
         raise ConfigError(key, value, "null, an integer >= 1 (steps), or a share of the run above 0 and at most 1")
+
+
+def _limit(key: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and value >= 0 and (isinstance(value, int) or value <= 1)):
+        raise ConfigError(key, value, "null, an integer >= 0 (batches), or a share from 0 to 1")
 
 
 def _integer(key: str, value: Any, least: int, most: int | None = None) -> None:

@@ -55,8 +55,7 @@ def test_a_sweep_runs_what_is_missing_and_the_report_judges_without_running(comm
     page = (tmp_path / "outputs" / "report" / "sam_vit.html").read_text()
     for record in done.values():
         assert record["mlflow_run_id"] in page
-    assert 'src="sam_vit/C14.png"' in page
-    assert (tmp_path / "outputs" / "report" / "sam_vit" / "C14.png").read_bytes().startswith(b"\x89PNG")
+    assert '<svg class="strip" role="img"' in page
     assert not re.search(r"src=\"https?:|href=\"https?:(?!//127\.0\.0\.1:5000/#/runs/)", page)
 
     claims = next((tmp_path / "experiments").rglob("claims.yaml"))
@@ -117,3 +116,17 @@ def test_claims_whose_data_is_not_there_are_left_out(command, tmp_path, experime
     assert result.returncode == 0, result.stderr
     assert "0 of them remain" in result.stdout and "C14 is not run: it needs cifar10/" in result.stdout
     assert not records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        ("paper/hesso", ["experiment=paper/hesso has no claims", "claims.paper.yaml", "lab/hesso"]),
+        ("paper/sam_vit_released", ["has no claims of its own", "experiment=paper/sam_vit ", "without -m"]),
+    ],
+)
+def test_a_sweep_of_an_experiment_without_claims_says_so(command, tmp_path, experiment, expected):
+    result = command("run.py", "-m", f"experiment={experiment}", f"data_root={tmp_path}")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    for text in expected:
+        assert text in result.stderr

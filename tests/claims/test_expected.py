@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from curvature.claims.expected import accept, expected_verdicts
 from curvature.claims.plan import plan
 from curvature.claims.schema import Claims, ClaimsError, load
+from curvature.claims.tables import COLUMNS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*/claims*.yaml"))
@@ -35,19 +36,19 @@ claims:
     reported: {text: r}
     decide: {kind: greater, metric: m, better: b, worse: a}
 """
-TABLE = "claim,verdict,part,part_verdict,effect,low,high,p,n,threshold,scale,seeds\n"
+TABLE = ",".join(COLUMNS) + "\n"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_committed_verdict_is_the_expected_one(path):
     recorded = {claim.id: claim.expected for claim in load(path).claims}
-    hint = "after a change of verdicts: python report.py report.write=true report.accept=true"
+    hint = "python report.py report.accept=true takes over what the tables say"
     assert recorded == expected_verdicts(path), hint
 
 
 def written(tmp_path, *rows, text=TEXT):
     (tmp_path / "claims.yaml").write_text(text)
-    (tmp_path / "results.csv").write_text(TABLE + "".join(f"{row},,,,,,,,,desk,0 1 2\n" for row in rows))
+    (tmp_path / "results.csv").write_text(TABLE + "".join(f"{row},,,,,,,,,,,desk,0 1 2\n" for row in rows))
     return tmp_path / "claims.yaml"
 
 

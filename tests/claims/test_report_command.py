@@ -1,7 +1,11 @@
 """``report.py`` on fabricated finished runs: strict, write, accept, offline, and a store that does not answer."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,9 @@ from hydra import compose, initialize_config_dir
 
 from curvature.claims.plan import plan
 from curvature.claims.schema import load
+from curvature.claims.scoreboard import board_of
+from curvature.claims.tables import update_tables
+from curvature.cli import main
 
 ROOT = Path(__file__).parents[2]
 BASE = ["experiment=sam_vit"]
@@ -55,7 +62,10 @@ def test_strict_fails_on_another_verdict_until_it_is_accepted(judged, tmp_path):
     assert "C1: reproduced, expected contradicted" in first.stdout
     assert "contradicted was expected, now reproduced" in first.stdout
     assert (
-        (folder / "results.csv").read_text().splitlines()[1].startswith("C1,reproduced,m: sam - base,reproduced,0.1,")
+        (folder / "results.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith("C1,reproduced,m: sam - base,greater,deciding,reproduced,0.1,")
     )
     assert "**reproduced**" in (folder / "verdicts.md").read_text()
     assert "**reproduced**" in (folder.parent / "README.md").read_text()
@@ -79,7 +89,7 @@ def test_with_claim_only_its_rows_are_written_and_the_others_stay(judged, tmp_pa
     assert judged("report.write=true", "tracking=offline").returncode == 0
     table, page = folder / "results.csv", folder / "verdicts.md"
     table.write_text(table.read_text().replace("0.1,", "0.7,"))
-    page.write_text(page.read_text().replace("**reproduced**", "**contradicted**"))
+    table.write_text(table.read_text().replace("C0,reproduced", "C0,contradicted"))
 
     assert judged("report.write=true", "claim=C1", "tracking=offline").returncode == 0
     rows = table.read_text().splitlines()
@@ -95,3 +105,133 @@ def test_a_claim_needs_its_experiment_and_must_exist(command, judged):
     assert without.returncode == 1 and "claim=C1 needs one experiment=NAME" in without.stderr
     unknown = judged("claim=C9", "tracking=offline")
     assert unknown.returncode == 1 and "C9" in unknown.stderr and "C1" in unknown.stderr
+
+
+def test_a_store_without_runs_erases_nothing(judged, tmp_path):
+    """As on a fresh clone: tables, pages and expected verdicts stay, and the console says which claims are kept."""
+    folder = tmp_path / "experiments" / "sam_vit"
+    assert judged("report.write=true", "report.accept=true", "tracking=offline").returncode == 0
+    names = ("results.csv", "verdicts.md", "claims.yaml", "../README.md")
+    before = {name: (folder / name).read_text() for name in names}
+    assert "expected: reproduced" in before["claims.yaml"]
+    for left in (5, 0):
+        for record in sorted((tmp_path / "outputs" / "runs").glob("*/*/run.json"))[left:]:
+            record.unlink()
+        found = judged("report.write=true", "report.accept=true", "tracking=offline")
+        assert found.returncode == 0, found.stderr
+        assert {name: (folder / name).read_text() for name in names} == before
+        assert "committed results of C1" in found.stdout and "kept" in found.stdout
+    page = (tmp_path / "outputs" / "report" / "sam_vit.html").read_text()
+    assert "committed result, not from this store" in page and "0.1 " in page
+    strict = judged("report.strict=true", "tracking=offline")
+    assert strict.returncode == 1 and "C1: not run, expected reproduced" in strict.stdout
+
+    assert judged("report.forget=true", "report.write=true", "tracking=offline").returncode == 0
+    assert "C1,not run," in (folder / "results.csv").read_text()
+    assert judged("report.accept=true", "tracking=offline").returncode == 0
+    assert "expected" not in (folder / "claims.yaml").read_text()
+
+    (folder / "results.csv").unlink()
+    assert judged("report.write=true", "tracking=offline").returncode == 0
+    assert not (folder / "results.csv").exists(), "nothing has been run, nothing is written"
+
+
+def test_expected_verdicts_without_a_table_stay(judged, tmp_path):
+    claims = tmp_path / "experiments" / "sam_vit" / "claims.yaml"
+    before = claims.read_text()
+    assert judged("report.accept=true", "tracking=offline").returncode == 0
+    assert claims.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("report.write=yes", ["report.write='yes'", "true or false"]),
+        ("report.write", ["report.write=''", "true or false"]),
+        ("report.wrte=true", ["report.wrte=true", "did you mean write"]),
+        ("word", ["'word'", "report.py --help"]),
+        ("experiments=/nowhere", ["no claims"]),
+        ("optimizer=", ["'optimizer='"]),
+    ],
+)
+def test_options_are_read_strictly(judged, option, expected):
+    result = judged(option)
+    assert result.returncode == 1
+    for text in expected:
+        assert text in result.stderr
+
+
+def test_help_is_printed(command):
+    result = command("report.py", "--help")
+    assert result.returncode == 0
+    assert "report.write=true" in result.stdout and "report.forget=true" in result.stdout
+
+
+def test_a_damaged_table_is_one_clear_error_and_is_not_written_over(judged, tmp_path):
+    table = tmp_path / "experiments" / "sam_vit" / "results.csv"
+    table.write_text("to be, or not to be\n")
+    result = judged("report.write=true", "tracking=offline")
+    assert result.returncode == 1 and str(table) in result.stderr and "columns" in result.stderr
+    assert table.read_text() == "to be, or not to be\n"
+
+
+def test_a_full_disk_leaves_tables_as_they_were(judged, mounted, tmp_path):
+    assert judged("report.write=true", "tracking=offline").returncode == 0
+    disk = mounted("size=256k")
+    folder = Path(shutil.copytree(tmp_path / "experiments", disk / "experiments")) / "sam_vit"
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    board = board_of(folder / "claims.yaml")
+    filled(disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        update_tables(board.verdicts, board.claims, folder / "claims.yaml")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    (disk / "filler").unlink()
+    update_tables(board.verdicts, board.claims, folder / "claims.yaml")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def filled(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_outputs_that_cannot_be_written_are_one_clear_error(judged, mounted, tmp_path, state):
+    assert judged("tracking=offline").returncode == 0
+    disk = mounted("size=2m")
+    shutil.copytree(tmp_path / "outputs", disk / "outputs")
+    report = disk / "outputs" / "report"
+    before = {path.name: path.read_text() for path in report.iterdir()}
+    if state == "full":
+        filled(disk)
+    else:
+        mounted("ro")
+    words = [*BASE, f"experiments={tmp_path / 'experiments'}", "tracking=offline", f"outputs={disk}/outputs"]
+    result = subprocess.run([sys.executable, "report.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1, result.stdout
+    assert "error: cannot write" in result.stderr and str(disk) in result.stderr
+    assert ("once there is room" in result.stderr) == (state == "full")
+    assert ("outputs=FOLDER" in result.stderr) == (state != "full")
+    assert "Traceback" not in result.stderr
+    after = {path.name: path.read_text() for path in report.iterdir()}
+    assert set(after) == set(before) and after["index.html"] == before["index.html"]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, "cannot write there: No space left on device; once there is room"),
+        (errno.EROFS, "cannot write there: Read-only file system; choose another folder"),
+        (errno.EACCES, "may not use there: Permission denied; choose another folder"),
+    ],
+)
+def test_the_remedy_fits_the_problem(capsys, number, expected):
+    def task():
+        raise OSError(number, os.strerror(number), "there")
+
+    assert main(task) == 1
+    assert expected in capsys.readouterr().err

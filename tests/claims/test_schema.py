@@ -8,6 +8,7 @@ import yaml
 from claims_support import PAPER
 
 from curvature.claims.expression import Expression
+from curvature.claims.files import claims_file
 from curvature.claims.papers import experiments_with_claims
 from curvature.claims.schema import ClaimsError, load
 
@@ -116,8 +117,7 @@ def test_a_claims_file_that_is_a_directory_is_named(tmp_path):
 @pytest.mark.parametrize("experiment", experiments_with_claims())
 def test_committed_claims_files_follow_the_schema(experiment):
     scale, _, paper = experiment.rpartition("/")
-    name = f"claims.{scale}.yaml" if scale else "claims.yaml"
-    claims = load(ROOT / "experiments" / paper / name)
+    claims = load(claims_file(ROOT / "experiments", paper, scale or "desk"))
     assert claims.claims
     assert len(claims.seeds) >= 3
 

@@ -52,6 +52,11 @@ def test_three_files_go_from_claims_to_verdicts(command, paper, files):
     assert "reproduced" in table and "6 of 6 runs" in table and "NetTalk is not at hand" in table
     again = run(command, paper)
     assert "0 of them remain" in again.stdout
+    options = ("--config-dir", str(paper / "conf"), "experiment=weight_decay", f"experiments={paper / 'experiments'}")
+    path = os.pathsep.join([str(paper), os.environ.get("PYTHONPATH", "")])
+    judged = command("report.py", *options, "report.write=true", PYTHONPATH=path)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    assert "C1,reproduced," in (paper / "experiments" / "weight_decay" / "results.csv").read_text()
 
 
 def test_the_checker_can_contradict(command, paper):

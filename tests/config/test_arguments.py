@@ -57,5 +57,25 @@ def test_options_that_go_to_a_base_class_and_nested_parts_are_checked():
         check_arguments(OmegaConf.create([MEASURES, MEASURES | {"images": "x"}]), "parts")
 
 
+def test_mappings_and_lists_of_what_cannot_be_checked_are_mappings_and_lists():
+    data = {"_target_": "curvature.data.digits.DigitsDataModule"}
+    check_arguments(OmegaConf.create({"data": data | {"corruptions": {"a": {"_target_": "x"}, "b": None}}}), "x")
+    with pytest.raises(ConfigError, match=r"data\.corruptions=1\.5"):
+        check_arguments(OmegaConf.create(data | {"corruptions": 1.5}), "data")
+    evaluations = {"_target_": "curvature.training.evaluations.Evaluations"}
+    check_arguments(OmegaConf.create(evaluations | {"functions": {"_target_": "a.function"}}), "module")
+    with pytest.raises(ConfigError, match=r"module\.functions=3"):
+        check_arguments(OmegaConf.create(evaluations | {"functions": 3}), "module")
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", "3"), ("weight_decay", {"a": 1}), ("betas", 1), ("betas", [0.9])])
+def test_numbers_of_the_optimizers_of_torch_are_checked(name, value):
+    node = OmegaConf.create({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.999], "amsgrad": None})
+    check_arguments(node, "optimizer")
+    node[name] = value
+    with pytest.raises(ConfigError, match=f"optimizer\\.{name}="):
+        check_arguments(node, "optimizer")
+
+
 def test_other_libraries_are_left_alone():
-    check_arguments(OmegaConf.create({"_target_": "torch.optim.SGD", "lr": "x"}), "optimizer")
+    check_arguments(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": []}), "number")

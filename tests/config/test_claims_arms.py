@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from curvature.claims.files import claims_file
 from curvature.claims.papers import experiments_with_claims
 from curvature.claims.plan import plan
 from curvature.claims.schema import load
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("experiment", experiments_with_claims())
 def test_every_arm_composes(experiment, tmp_path):
     scale, _, paper = experiment.rpartition("/")
-    claims = load(ROOT / "experiments" / paper / (f"claims.{scale}.yaml" if scale else "claims.yaml"))
+    claims = load(claims_file(ROOT / "experiments", paper, scale or "desk"))
 
     def composed(overrides):
         cfg = compose("config", overrides=overrides)

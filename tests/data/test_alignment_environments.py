@@ -7,7 +7,7 @@ from PIL import Image
 
 from curvature.data.colored_digits import ColoredDigits, color, imbalanced
 from curvature.data.domain_pictures import DomainFolders, DomainParquet
-from curvature.domainbed.seeds import holdout, seed_hash
+from curvature.data.seeds import holdout, seed_hash
 from curvature.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from curvature.data.seeds import seed_hash
 from curvature.domainbed import hparams, records, selection, tables
-from curvature.domainbed.seeds import seed_hash
 from curvature.errors import ConfigError
 
 ENVS, STEPS = 3, (0, 100, 200)

@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from curvature.alignment import IGA, Fishr, IRMv1
+from curvature.data.seeds import seed_hash
 from curvature.domainbed import hparams, runs, selection, tables
-from curvature.domainbed.seeds import seed_hash
 from curvature.engine import run
 from curvature.errors import ConfigError
 from curvature.tracking import deliver_all

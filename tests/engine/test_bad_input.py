@@ -29,6 +29,8 @@ EXPERIMENT = ["experiment=sam_vit", "+debug=smoke"]
         (["trainer.precision=77"], ["77"]),
         (["trainer.limit_test_batches=0.3"], ["trainer.limit_test_batches=0.3", "1/2"]),
         (["trainer.limit_val_batches=0.3"], ["trainer.limit_val_batches=0.3", "1/1"]),
+        (["method=erm"], ["'method' is no part of experiment=sam_vit", "+method=OPTION", "  erm"]),
+        (["hydra/launcher=?"], ["  joblib", "  slurm"]),
         (["trainer.devices=auto"], ["trainer.devices='auto'", ">= 1"]),
     ],
 )

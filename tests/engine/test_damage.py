@@ -1,7 +1,6 @@
 """Whatever file of an interrupted run is damaged, the same command recovers; what cannot be written is said clearly."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -111,25 +110,6 @@ def test_a_damaged_file_is_recovered_from(tmp_path, undisturbed, damage):
     assert len(steps) == len(set(steps))
 
 
-@pytest.fixture
-def mounted(tmp_path):
-    """Makes ``tmp_path/disk`` a file system of its own; ``mounted(options)`` mounts it, again with other options."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options: str) -> Path:
-        again = "remount," if os.path.ismount(disk) else ""
-        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(disk)]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
-            reason = "only root can mount a file system"
-            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-        return disk
-
-    yield mount
-    if os.path.ismount(disk):
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
 @pytest.mark.parametrize("kilobytes", [16, 400, 1000])
 def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_when_there_is_room(mounted, undisturbed, kilobytes):
     outputs = mounted(f"size={kilobytes}k")
@@ -140,10 +120,31 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_when_there_is_ro
     assert train(outputs) == undisturbed[1]
 
 
-def test_outputs_that_cannot_be_written_are_one_clear_error(mounted):
-    disk = mounted("ro")
-    command = [sys.executable, "run.py", *SMALL, f"outputs={disk}/outputs"]
+def refused(disk, *overrides):
+    """Standard error of a command that cannot write to ``disk``; nothing of it is a traceback."""
+    command = [sys.executable, "run.py", *overrides, *SMALL, f"outputs={disk}/outputs"]
     result = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True)
     assert result.returncode == 1
-    assert "error: cannot write" in result.stderr and str(disk) in result.stderr
     assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_outputs_that_cannot_be_written_are_one_clear_error(mounted):
+    disk = mounted("ro")
+    errors = refused(disk)
+    assert "error: cannot write" in errors and str(disk) in errors
+
+
+@pytest.mark.parametrize("kilobytes", [4, 400])
+def test_a_full_disk_is_one_clear_error_on_the_command_line(mounted, kilobytes):
+    disk = mounted(f"size={kilobytes}k")
+    errors = refused(disk)
+    assert f"error: cannot write {disk}" in errors
+    assert "No space left on device" in errors and "the same command goes on" in errors
+
+
+@pytest.mark.parametrize("sweep", [["claim=C2"], ["hydra/sweeper=basic", "seed=0,1"]], ids=["claims", "basic"])
+def test_a_sweep_into_outputs_that_cannot_be_written_is_one_clear_error(mounted, sweep):
+    disk = mounted("ro")
+    errors = refused(disk, "-m", *sweep)
+    assert "Read-only file system" in errors and str(disk) in errors

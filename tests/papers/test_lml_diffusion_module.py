@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from curvature.cli import config_directory
+from curvature.configs import config_directory
 from curvature.engine import run
 from curvature.errors import ConfigError
 from curvature.models.denoisers import MLPDenoiser, UNetDenoiser

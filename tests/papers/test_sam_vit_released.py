@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import save_file
 
-from curvature.cli import config_directory
+from curvature.configs import config_directory
 from curvature.data.files import scan
 from curvature.engine import run
 from curvature.errors import ConfigError

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curvature.claims.plan import PlannedRun, claims_file
+from curvature.claims.files import claims_file
+from curvature.claims.plan import PlannedRun
 from curvature.claims.schema import load
 from curvature.claims.verdicts import Result, judge
 from curvature.stability import Conduct, LinearisedSGD

@@ -6,7 +6,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from curvature.claims.plan import claims_file, plan
+from curvature.claims.files import claims_file
+from curvature.claims.plan import plan
 from curvature.claims.schema import load
 from curvature.papers.sgd_stability import SgdStability
 from curvature.training.evaluations import Evaluations

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from tracking_support import free_port, wait_until
 
-from curvature.tracking import Tracker, default_uri, ui_command, warn_if_unsuitable
+from curvature.tracking import Tracker, default_uri, ui_command
+from curvature.tracking.store import run_page
 from curvature.tracking.ui import main
 
 
@@ -71,6 +72,12 @@ def test_runs_chart_and_report_are_visible(served, page, screenshots):
     page.get_by_role("tab", name="Overview").wait_for()
     page.get_by_text("fingerprint").first.wait_for()
     page.screenshot(path=screenshots / "run.png")
+    run_id = re.search(r"/runs/(\w+)", page.url).group(1)
+    server = re.match(r"http://[^/]+", page.url).group(0)
+    page.goto("about:blank")
+    page.goto(run_page(server, run_id))
+    page.get_by_role("tab", name="Overview").wait_for()
+    assert page.get_by_text("sam-s0").first.is_visible(), "the report's link to a run opens it"
     page.get_by_role("tab", name="Model metrics").click()
     page.get_by_placeholder("Search metric charts").fill("loss")
     page.get_by_text("sam-s0 (test/accuracy)").wait_for(state="detached")
@@ -122,10 +129,3 @@ def test_the_environment_chooses_the_store(monkeypatch, tmp_path):
     assert default_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example.org")
     assert default_uri(tmp_path) == "http://tracking.example.org"
-
-
-def test_sqlite_on_several_nodes_is_warned_of():
-    assert warn_if_unsuitable("sqlite:////shared/mlflow.db", nodes=1) is None
-    assert warn_if_unsuitable("http://tracking.example.org", nodes=4) is None
-    warning = warn_if_unsuitable("sqlite:////shared/mlflow.db", nodes=2)
-    assert "mlflow server" in warning and "tracking.uri=http" in warning and "tracking=offline" in warning

@@ -24,7 +24,7 @@ class CORAL(Method):
 
 
 def moment_distance(first: Domain, second: Domain) -> Tensor:
-    """Mean squared difference of feature means plus that of feature covariances."""
+    """Mean squared difference of feature means (d,) plus that of feature covariances (d, d), ()."""
     means = first.features.mean(0) - second.features.mean(0)
     return means.square().mean() + (covariance(first) - covariance(second)).square().mean()
 

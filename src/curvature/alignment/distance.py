@@ -16,7 +16,7 @@ SMALL = 256
 
 
 def hessian_inner_product(first: Domain, second: Domain) -> Tensor:
-    """<H, H'>_F from the samples' Gram matrices, in O(n n' (C + d)) operations and blocks of bounded memory."""
+    """<H, H'>_F, (), from the samples' Gram matrices, in O(n n' (C + d)) operations and blocks of bounded memory."""
     extended = augmented(second.features)
     p = probabilities(second.logits)
     total = first.features.new_zeros(())
@@ -49,18 +49,13 @@ def head_hessian_gram_distance(domains: Sequence[Domain]) -> Tensor:
 
 
 def pair_distance(first: Domain, second: Domain) -> Tensor:
-    """||H - H'||_F."""
+    """||H - H'||_F, ()."""
     gram = hessian_gram([first, second])
     return (gram[0, 0] - 2 * gram[0, 1] + gram[1, 1]).clamp(min=0.0).sqrt()
 
 
-def spectral_norm(domain: Domain) -> Tensor:
-    """||H||_2 of one domain's head Hessian."""
-    return _extreme([domain], [1.0])
-
-
 def spectral_distance(first: Domain, second: Domain) -> Tensor:
-    """||H - H'||_2: the largest |eigenvalue| of the difference, which is indefinite.
+    """||H - H'||_2, (): the largest |eigenvalue| of the difference, which is indefinite.
 
     The eigenvector is found without gradient (ARPACK on Hessian-vector products); the value is its Rayleigh quotient,
     whose derivative is that of the eigenvalue where it is simple.

@@ -27,7 +27,7 @@ class Domain:
 
     @cached_property
     def loss(self) -> Tensor:
-        """Mean cross-entropy."""
+        """Mean cross-entropy in nats, ()."""
         return mean_loss(self.logits, self.labels)
 
     @cached_property
@@ -46,7 +46,10 @@ class Domain:
 
 
 def observe(network: HeadedNetwork, inputs: Tensor, labels: Tensor) -> Domain:
-    """Forward pass; the head runs in at least float32, for its second-order statistics underflow in half precision."""
+    """Forward pass of inputs (n, ...) with labels (n,).
+
+    The head runs in at least float32, for its second-order statistics underflow in half precision.
+    """
     features = network.features(inputs)
     with torch.autocast(features.device.type, enabled=False):
         features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features

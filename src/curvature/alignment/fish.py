@@ -27,7 +27,7 @@ class Fish(Method):
         self.meta_lr = meta_lr
 
     def penalty(self, domains: Sequence[Domain], network: HeadedNetwork) -> Tensor:
-        """Minus the sum of g_i . g_j over ordered pairs: what the update lowers, to first order."""
+        """Minus the sum of g_i . g_j over ordered pairs, (): what the update lowers, to first order."""
         gradients = torch.stack([network_gradient(domain, network, create_graph=True) for domain in domains])
         return gradients.square().sum() - gradients.sum(0).square().sum()
 

@@ -38,7 +38,7 @@ def residuals(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats."""
+    """Mean cross-entropy in nats, (), of logits (n, C) and labels (n,)."""
     wanted = targets(logits, labels)
     if logits.shape[-1] == 1:
         return F.binary_cross_entropy_with_logits(logits, wanted)
@@ -75,7 +75,7 @@ def head_hessian_diag(features: Tensor, logits: Tensor) -> Tensor:
 
 
 def head_hessian_trace(features: Tensor, logits: Tensor) -> Tensor:
-    """Trace of the Hessian: mean (sum_k p_k (1 - p_k)) |z~|^2."""
+    """Trace of the Hessian, (): mean (sum_k p_k (1 - p_k)) |z~|^2 of features (n, d) and logits (n, C)."""
     p = probabilities(logits)
     return ((p * (1 - p)).sum(-1) * augmented(features).square().sum(-1)).mean()
 

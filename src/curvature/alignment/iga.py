@@ -29,7 +29,7 @@ class IGA(Method):
 
 
 def network_gradient(domain: Domain, network: HeadedNetwork, create_graph: bool = False) -> Tensor:
-    """Gradient of a domain's loss by all trained parameters, as one vector."""
+    """Gradient of a domain's loss by all P trained parameters, (P,)."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     found = torch.autograd.grad(domain.loss, parameters, create_graph=create_graph, retain_graph=True)
     return torch.cat([gradient.flatten() for gradient in found])

@@ -38,5 +38,5 @@ class IRMv1(Method):
 
 
 def scale_derivative(logits: Tensor, labels: Tensor) -> Tensor:
-    """d/ds of the mean cross-entropy of s * logits at s = 1."""
+    """d/ds of the mean cross-entropy of s * logits (n, C) at s = 1, ()."""
     return (residuals(logits, labels) * logits).sum(-1).mean()

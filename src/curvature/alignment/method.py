@@ -62,7 +62,7 @@ class Method(nn.Module):
         """Learn what will be trained, before the first step: the network, the number of domains, the run's seed."""
 
     def penalty(self, domains: Sequence[Domain], network: HeadedNetwork) -> Tensor:
-        """Unweighted penalty, differentiable, of one batch per domain."""
+        """Unweighted penalty, (), differentiable, of one batch per domain."""
         raise NotImplementedError
 
     def weight_at(self, step: int) -> float:
@@ -70,7 +70,7 @@ class Method(nn.Module):
         return self.weight if step >= self.anneal_steps else self.weight_before
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Sum or mean over domains, and whatever other axes ``values`` has."""
+        """Sum or mean, (), over domains and whatever other axes ``values`` (E, ...) has."""
         return REDUCTIONS[self.reduction](values)
 
     def objective(

@@ -84,9 +84,10 @@ class ResumableCheckpoint(pl.Callback):
         temporary = self.directory / f"{LAST}.tmp"
         try:
             trainer.save_checkpoint(temporary)
-        except OSError:
+        except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise
+            # The name in the error is that of a file Lightning writes elsewhere first.
+            raise OSError(error.errno, error.strerror or str(error), str(temporary)) from error
         self._saved_step = step
         if not trainer.is_global_zero:
             return

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from curvature.callbacks.targets import OnTargets
 from curvature.errors import ConfigError
 from curvature.geometry.class_structure import class_separation, intra_class_variability
 
@@ -49,7 +50,7 @@ class FeatureStructure(pl.Callback):
             self.results["features/separation"] = class_separation(found, labels)
 
 
-class LinearTransfer(pl.Callback):
+class LinearTransfer(OnTargets):
     """Linear SVMs (one against the rest) on frozen features of other data, at the end of training.
 
     Of each target the penalty is the one that is best on its validation split; the SVM is then fitted to training and
@@ -76,18 +77,11 @@ class LinearTransfer(pl.Callback):
     ) -> None:
         if not penalties or min(penalties) <= 0:
             raise ConfigError("callbacks.transfer.penalties", list(penalties), "positive numbers, at least one")
-        self.targets = {name: target for name, target in targets.items() if target is not None}
+        super().__init__(targets)
         self.penalties = list(penalties)
         if unknown := sorted(set(mean_per_class) - set(self.targets)):
             raise ConfigError("callbacks.transfer.mean_per_class", unknown, f"some of {', '.join(self.targets)}")
         self.mean_per_class, self.images = frozenset(mean_per_class), images
-        self.results: dict[str, float] = {}
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
-            for target in self.targets.values():
-                target.prepare_data()
-                target.setup("fit")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:

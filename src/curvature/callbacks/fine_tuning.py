@@ -11,13 +11,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from curvature.callbacks.targets import OnTargets
 from curvature.data.order import permutation
 from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 from curvature.training.batches import drawn_from
 
 
-class FineTuning(pl.Callback):
+class FineTuning(OnTargets):
     """At the end of training, a copy of the network gets a new classifier and is trained on each target.
 
     ``results`` holds the test accuracy as ``fine_tuning/<target>`` and their mean as ``fine_tuning/mean``. Every
@@ -47,16 +48,9 @@ class FineTuning(pl.Callback):
     ) -> None:
         if max_steps < 1:
             raise ConfigError("callbacks.fine_tuning.max_steps", max_steps, "an integer >= 1")
-        self.targets = {name: target for name, target in targets.items() if target is not None}
+        super().__init__(targets)
         self.optimizer, self.schedule, self.max_steps = optimizer, schedule, max_steps
         self.seed, self.max_grad_norm = seed, max_grad_norm
-        self.results: dict[str, float] = {}
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
-            for target in self.targets.values():
-                target.prepare_data()
-                target.setup("fit")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

@@ -203,7 +203,7 @@ class SlimReport(pl.Callback):
 
 
 def example_batch(datamodule: Any) -> Tensor:
-    """Two training inputs of a data module, as they are in training but for augmentation."""
+    """Two training inputs (2, ...) of a data module, as they are in training but for augmentation."""
     inputs: Tensor = datamodule.measurement_batches(2, "train", 2)[0][0]
     return inputs
 

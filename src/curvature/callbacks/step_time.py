@@ -25,6 +25,9 @@ class StepTime(pl.Callback):
         compare: measure the ratio.
         repetitions: number of interleaved pairs; the first fifth is warm-up.
         name: metric name of the ratio.
+
+    Raises:
+        ConfigError: ``repetitions`` below 1.
     """
 
     def __init__(self, compare: bool = True, repetitions: int = 40, name: str = "time/sam_over_plain") -> None:

@@ -24,6 +24,9 @@ class SubspaceHealth(pl.Callback):
 
     Args:
         every_n_steps: how often to look.
+
+    Raises:
+        ConfigError: ``every_n_steps`` below 1.
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
@@ -80,6 +83,9 @@ class PrincipalAngles(pl.Callback):
 
     Args:
         classes: at most so many classes, the first ones.
+
+    Raises:
+        ConfigError: fewer than two ``classes``.
     """
 
     def __init__(self, classes: int = 100) -> None:

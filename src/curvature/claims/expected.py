@@ -3,27 +3,27 @@
 import re
 from pathlib import Path
 
-from curvature.claims.schema import Claims, ClaimsError, load
+from curvature.claims.schema import Claims, ClaimsError, Verdict, load
 from curvature.claims.scoreboard import board_of
 from curvature.rundir import write_atomically
 
 CLAIM = re.compile(r"^( *)- id: *[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
-def expected_verdicts(path: Path) -> dict[str, str | None]:
+def expected_verdicts(path: Path) -> dict[str, Verdict | None]:
     """By claim id, the verdict of the result table beside the claims file ``path``; None for what is not run.
 
     What cannot be run is expected to stay so only until somebody runs it.
     """
-    found = board_of(path)
-    verdicts = {claim.id: found.verdict(claim.id) for claim in found.claims.claims}
+    verdicts = {verdict.claim.id: verdict.verdict for verdict in board_of(path).verdicts}
     return {name: None if verdict == "not run" else verdict for name, verdict in verdicts.items()}
 
 
 def accept(path: Path) -> list[str]:
     """Write :func:`expected_verdicts` into the claims file ``path``, as ``expected:`` below the claim's id.
 
-    Nothing else of the file changes, comments and line breaks included.
+    A claim that the result table lacks keeps what it has. Nothing else of the file changes, comments and line breaks
+    included.
 
     Returns:
         One line for each claim whose expected verdict has changed.
@@ -32,7 +32,9 @@ def accept(path: Path) -> list[str]:
         ClaimsError: the file does not follow the schema, or a claim does not begin with a line ``- id: NAME``.
     """
     before = load(path)
+    held = board_of(path).committed
     wanted = expected_verdicts(path)
+    wanted |= {claim.id: claim.expected for claim in before.claims if claim.id not in held}
     changed = {claim.id: claim.expected for claim in before.claims if claim.expected != wanted[claim.id]}
     if not changed:
         return []
@@ -65,6 +67,6 @@ def _with_expected(block: str, indent: str, verdict: str | None) -> str:
     return f"{first}\n{rest}" if verdict is None else f"{first}\n{indent}  expected: {verdict}\n{rest}"
 
 
-def _replaced(claims: Claims, wanted: dict[str, str | None]) -> Claims:
+def _replaced(claims: Claims, wanted: dict[str, Verdict | None]) -> Claims:
     fresh = [claim.model_copy(update={"expected": wanted[claim.id]}) for claim in claims.claims]
     return claims.model_copy(update={"claims": fresh})

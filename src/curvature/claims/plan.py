@@ -32,18 +32,6 @@ class PlannedRun:
     overrides: list[str] = field(compare=False, repr=False)
 
 
-def claims_file(experiments: Path | str, paper: str, scale: str) -> Path:
-    """``<experiments>/<paper>/claims.yaml``, or ``claims.<scale>.yaml`` beyond desk scale.
-
-    A relative folder that does not exist here is looked for in the checkout.
-    """
-    folder = Path(experiments)
-    if not folder.is_absolute() and not folder.is_dir():
-        folder = Path(__file__).parents[3] / folder
-    name = "claims.yaml" if scale in ("smoke", "desk") else f"claims.{scale}.yaml"
-    return folder / paper / name
-
-
 def plan(claims: Claims, selected: Sequence[Claim], compose: Compose, overrides: Sequence[str]) -> list[PlannedRun]:
     """Runs that the selected claims need, by arm and seed.
 

@@ -1,52 +1,52 @@
-"""The HTML report: a scoreboard and a page for each paper, without external assets."""
+"""The HTML report: an index of all claims and a page for each paper, without external assets."""
 
+import json
 import logging
-import shutil
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from curvature.claims.papers import PaperVerdicts
-from curvature.claims.plots import plot_claim
-from curvature.claims.tables import effect_text
+from curvature.claims.effects import effect_pieces, effect_text
+from curvature.claims.palette import ORDER, PALETTE
+from curvature.claims.papers import PaperVerdicts, committed_paper
+from curvature.claims.scoreboard import Board
+from curvature.claims.strips import strip
+from curvature.rundir import write_atomically
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 log = logging.getLogger(__name__)
 
-ORDER = ("reproduced", "contradicted", "inconclusive", "not testable", "not run")
 
+def write_report(papers: Sequence[PaperVerdicts], folder: Path, boards: Iterable[Board] = ()) -> Path:
+    """Write ``index.html`` and a page for each paper into ``folder``.
 
-def write_report(papers: Sequence[PaperVerdicts], folder: Path) -> Path:
-    """Write ``index.html``, one page for each paper and its plots into ``folder``, replacing what was there.
+    Pages of papers that were judged earlier stay. Each file is replaced as a whole or not at all, the index last.
+
+    Args:
+        papers: what has been judged now.
+        folder: of the report, made if missing.
+        boards: all papers; those that have never been judged get a page of their committed results, and pages of
+            others are removed.
 
     Returns:
         Path of ``index.html``.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from curvature.tracking.store import run_page
-
-    templates = Environment(loader=PackageLoader("curvature.claims"), autoescape=True, undefined=StrictUndefined)
-    templates.globals.update(
-        effect_text=effect_text, run_page=run_page, order=ORDER, made=time.strftime("%Y-%m-%d %H:%M")
-    )
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    rows = []
+    templates = _templates()
+    earlier = _entries(folder)
+    entries: dict[str, dict[str, Any]] = {}
+    for paper in map(committed_paper, boards):
+        known = earlier.get(paper.page)
+        entries[paper.page] = known if known and not known["committed"] else _write(paper, folder, templates)
     for paper in papers:
-        page = paper.experiment.replace("/", "-")
-        plots = {
-            verdict.claim.id: f"{page}/{verdict.claim.id}.png"
-            for verdict in paper.verdicts
-            if plot_claim(verdict, fresh / page / f"{verdict.claim.id}.png")
-        }
-        content = templates.get_template("paper.html.j2").render(paper=paper, plots=plots)
-        (fresh / f"{page}.html").write_text(content)
-        rows.append((page, paper, Counter(verdict.verdict for verdict in paper.verdicts)))
-    (fresh / "index.html").write_text(templates.get_template("index.html.j2").render(rows=rows))
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+        entries[paper.page] = _write(paper, folder, templates)
+    for page in set(earlier) - set(entries):
+        (folder / f"{page}.html").unlink(missing_ok=True)
+    write_atomically(folder / "pages.json", json.dumps(entries, indent=1))
+    ordered = sorted(entries.values(), key=lambda entry: (entry["paper"], entry["scale"] != "desk", entry["scale"]))
+    write_atomically(folder / "index.html", templates.get_template("index.html.j2").render(papers=ordered))
     return folder / "index.html"
 
 
@@ -75,3 +75,65 @@ def log_report(paper: str, folder: Path, uri: str, name: str = "report") -> None
         client.set_terminated(run.info.run_id)
     except Exception as error:
         log.warning("the report is not kept with MLflow: %s", summary(error))
+
+
+def _templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from curvature.tracking.store import run_page
+
+    templates = Environment(
+        loader=PackageLoader("curvature.claims"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals.update(
+        effect_pieces=effect_pieces,
+        effect_text=effect_text,
+        strip=strip,
+        run_page=run_page,
+        order=ORDER,
+        palette=PALETTE,
+        made=time.strftime("%Y-%m-%d %H:%M"),
+    )
+    return templates
+
+
+def _write(paper: PaperVerdicts, folder: Path, templates: "Environment") -> dict[str, Any]:
+    """Write the page of a paper; returns its entry in the index."""
+    write_atomically(folder / f"{paper.page}.html", templates.get_template("paper.html.j2").render(paper=paper))
+    source = paper.claims.paper
+    return {
+        "page": paper.page,
+        "experiment": paper.experiment,
+        "paper": paper.paper,
+        "scale": paper.scale,
+        "title": source.title,
+        "source": f"{source.authors}, {source.venue} {source.year}",
+        "committed": not paper.uri,
+        "claims": [
+            {
+                "id": verdict.claim.id,
+                "statement": verdict.claim.statement,
+                "verdict": verdict.verdict,
+                "committed": verdict.committed and verdict.verdict != "not run",
+            }
+            for verdict in paper.verdicts
+        ],
+    }
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """The index of the report in ``folder``; empty if there is none or it is damaged."""
+    try:
+        found = json.loads((folder / "pages.json").read_text())
+        return {page: entry for page, entry in found.items() if (folder / f"{page}.html").exists() and _whole(entry)}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _whole(entry: Any) -> bool:
+    keys = {"page", "experiment", "paper", "scale", "title", "source", "committed", "claims"}
+    return isinstance(entry, dict) and keys <= set(entry) and isinstance(entry["claims"], list)

@@ -1,18 +1,23 @@
 """One page over all papers, made from the claims files and the committed result tables alone."""
 
-import csv
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curvature.claims.report import ORDER
+from curvature.claims.effects import HEADING
+from curvature.claims.files import results_file, scale_of
+from curvature.claims.palette import ORDER
 from curvature.claims.schema import Claims, load
+from curvature.claims.tables import cells, effects, figure, read_table, title
+from curvature.claims.verdicts import ClaimVerdict
 
 INTRODUCTION = """# Scoreboard
 
 What became of every claim, by paper and scale. A desk verdict is about directions on two cores and embedded data, not
-about the paper's magnitudes. Figures marked † are not confirmed. Made by `python report.py report.write=true` from the
-claims files and result tables of each folder; a test checks that it is in line with them.
+about the paper's magnitudes. Each part has its own verdict; informative parts do not enter the claim's. Figures marked
+† are not confirmed. Made by `python report.py report.write=true` from the claims files and result tables of each
+folder; a test checks that it is in line with them.
 """
 
 
@@ -24,18 +29,27 @@ class Board:
         folder: name of the paper's folder.
         scale: ``desk``, ``lab`` or ``paper``.
         claims: the claims file.
-        rows: rows of the result table by claim id; empty if nothing has been committed.
+        committed: verdicts of the result table by claim id; empty if nothing has been committed.
     """
 
     folder: str
     scale: str
     claims: Claims
-    rows: dict[str, list[dict[str, str]]]
+    committed: dict[str, ClaimVerdict]
 
-    def verdict(self, claim: str) -> str:
-        """The committed verdict of a claim; ``not run`` if there is none."""
-        rows = self.rows.get(claim)
-        return rows[0]["verdict"] if rows else "not run"
+    @property
+    def verdicts(self) -> list[ClaimVerdict]:
+        """Of every claim in the file's order, the committed verdict; ``not run`` if there is none."""
+        return [
+            self.committed.get(claim.id)
+            or ClaimVerdict(claim, "not run", [], self.scale, claim.seeds or self.claims.seeds, {}, 0)
+            for claim in self.claims.claims
+        ]
+
+    def keep(self, judged: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
+        """``judged``, but the committed verdict where the runs of a claim are not all there to judge it by."""
+        held = {name: verdict for name, verdict in self.committed.items() if verdict.verdict != "not run"}
+        return [held.get(verdict.claim.id, verdict) if verdict.verdict == "not run" else verdict for verdict in judged]
 
 
 def boards(experiments: Path) -> list[Board]:
@@ -45,15 +59,13 @@ def boards(experiments: Path) -> list[Board]:
 
 
 def board_of(path: Path) -> Board:
-    """One claims file with the result table beside it."""
-    scale = path.name.removeprefix("claims").removesuffix(".yaml").strip(".") or "desk"
-    table = path.with_name("results.csv" if scale == "desk" else f"results.{scale}.csv")
-    rows: dict[str, list[dict[str, str]]] = {}
-    if table.exists():
-        with table.open(newline="") as stream:
-            for row in csv.DictReader(stream):
-                rows.setdefault(row["claim"], []).append(row)
-    return Board(path.parent.name, scale, load(path), rows)
+    """One claims file with the result table beside it.
+
+    Raises:
+        ConfigError: a result table that is none.
+    """
+    claims = load(path)
+    return Board(path.parent.name, scale_of(path), claims, read_table(results_file(path), claims))
 
 
 def scoreboard(experiments: Path) -> str:
@@ -61,25 +73,16 @@ def scoreboard(experiments: Path) -> str:
     papers = boards(experiments)
     lines = [INTRODUCTION, "| paper | scale | " + " | ".join(ORDER) + " |", "|---" * (2 + len(ORDER)) + "|"]
     for board in papers:
-        counts = Counter(board.verdict(claim.id) for claim in board.claims.claims)
+        counts = Counter[str](verdict.verdict for verdict in board.verdicts)
         name = f"[{board.folder}]({board.folder}/README.md)"
-        lines.append(f"| {name} | {board.scale} | " + " | ".join(str(counts[verdict]) for verdict in ORDER) + " |")
+        lines.append(cells(name, board.scale, *(str(counts[verdict]) for verdict in ORDER)))
     for board in papers:
-        if not board.rows:
+        if not board.committed:
             continue
         lines += ["", f"## {board.claims.paper.title} ({board.scale})", ""]
-        lines += ["| claim | verdict | our effect [95 % interval] | n | paper |", "|---|---|---|---|---|"]
-        for claim in board.claims.claims:
-            figure = claim.reported.text + ("" if claim.reported.confirmed else " †")
-            own = [row for row in board.rows.get(claim.id, []) if row["effect"]]
-            effects = "<br>".join(f"{row['part']}: {_effect(row)}" for row in own)
-            count = "/".join(dict.fromkeys(row["n"] for row in own))
-            cells = (f"{claim.id}: {claim.statement}", f"**{board.verdict(claim.id)}**", effects, count, figure)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines += [f"| claim | verdict | {HEADING} | n | paper |", "|---|---|---|---|---|"]
+        for verdict in board.verdicts:
+            count = "/".join(dict.fromkeys(str(part.effect.n) for part in verdict.parts if part.effect))
+            row = title(verdict.claim), f"**{verdict.verdict}**", effects(verdict), count, figure(verdict.claim)
+            lines.append(cells(*row))
     return "\n".join(lines) + "\n"
-
-
-def _effect(row: dict[str, str]) -> str:
-    value, low, high = (float(row[key]) for key in ("effect", "low", "high"))
-    interval = "" if value in (low, high) else f" [{low:.3g}, {high:.3g}]"
-    return f"{value:.3g}{interval}"

@@ -39,6 +39,7 @@ class PartVerdict:
         verdict: its own verdict.
         effect: estimate and interval; None before the runs are complete.
         threshold: what the effect is compared with; for a slope or an equivalence, both bounds.
+        kind: of the decision; ``excess`` is a bound whose limit is measured too, its effect value minus limit.
         values: per seed (or per run) what entered the effect.
         informative: shown, not decided on.
         detail: why, where the numbers do not say it.
@@ -48,6 +49,7 @@ class PartVerdict:
     verdict: Verdict
     effect: Effect | None = None
     threshold: tuple[float, ...] = (0.0,)
+    kind: str = "greater"
     values: dict[str, float] = field(default_factory=dict)
     informative: bool = False
     detail: str = ""
@@ -66,6 +68,7 @@ class ClaimVerdict:
         seeds: of the runs.
         run_ids: MLflow runs that were judged, by ``<arm>-s<seed>``.
         planned: number of runs that the claim needs.
+        committed: read from the result table, not judged from the runs of a store.
     """
 
     claim: Claim
@@ -75,6 +78,7 @@ class ClaimVerdict:
     seeds: list[int]
     run_ids: dict[str, str]
     planned: int
+    committed: bool = False
 
     @property
     def caveat(self) -> str:
@@ -117,9 +121,7 @@ def _judge_claim(
     ids = {_label(run): results[run.fingerprint].run_id for run in done}
     if claim.not_runnable is not None or not needed or len(done) < len(needed):
         detail = claim.not_runnable or f"{len(done)} of {len(needed)} runs finished"
-        parts = [
-            PartVerdict(_name(part), "not run", informative=part.informative, detail=detail) for part in claim.decide
-        ]
+        parts = [_verdict(part, "not run", detail=detail) for part in claim.decide]
         return ClaimVerdict(claim, "not run", parts, scale, seeds, ids, len(needed))
     parts = [_judge_part(part, [run for run in needed if run.arm in part.arms], results) for part in claim.decide]
     if unmet := _unmet(claim, _per_seed(needed, results)):
@@ -165,10 +167,21 @@ def _judge_part(part: Decision, runs: Sequence[PlannedRun], results: Mapping[str
             case Rate() | Monotone() | Best():
                 return _swept(part, runs, results)
     except KeyError as error:
-        return PartVerdict(
-            _name(part), "not testable", informative=part.informative, detail=f"no metric {error.args[0]}"
-        )
+        return _verdict(part, "not testable", detail=f"no metric {error.args[0]}")
     raise TypeError(type(part))
+
+
+def _verdict(
+    part: Decision,
+    verdict: Verdict,
+    effect: Effect | None = None,
+    threshold: tuple[float, ...] = (0.0,),
+    values: Mapping[str, float] | None = None,
+    detail: str = "",
+) -> PartVerdict:
+    measured = isinstance(part, Bound) and bool(Expression(part.at_most).terms)
+    kind = "excess" if measured else str(getattr(part, "kind", ""))
+    return PartVerdict(_name(part), verdict, effect, threshold, kind, dict(values or {}), part.informative, detail)
 
 
 def _per_seed(runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> dict[int, dict[str, Metrics]]:
@@ -189,7 +202,7 @@ def _mean(part: Greater | Positive, runs: Sequence[PlannedRun], results: Mapping
     if ratio:
         effect = Effect(math.exp(effect.value), _exp(effect.low), _exp(effect.high), effect.p, effect.n)
         values = {name: math.exp(value) for name, value in values.items()}
-    return PartVerdict(_name(part), verdict, effect, (margin,), values, part.informative)
+    return _verdict(part, verdict, effect, (margin,), values)
 
 
 def _exp(value: float) -> float:
@@ -207,11 +220,11 @@ def _side(effect: Effect, threshold: float) -> Verdict:
 def _not_below(part: NotBelow | Tuned, values: dict[str, float], detail: str = "") -> PartVerdict:
     effect = mean_effect(list(values.values()))
     if effect.n < MIN_SEEDS or math.isnan(effect.value):
-        return PartVerdict(_name(part), "inconclusive", effect, (), values, part.informative, detail)
+        return _verdict(part, "inconclusive", effect, (), values, detail)
     least = -part.errors * stdev(values.values()) / math.sqrt(effect.n)
     holds = effect.value >= least or math.isclose(effect.value, least, rel_tol=1e-9)
     verdict: Verdict = "reproduced" if holds else "contradicted"
-    return PartVerdict(_name(part), verdict, effect, (least,), values, part.informative, detail)
+    return _verdict(part, verdict, effect, (least,), values, detail)
 
 
 def _tuned(part: Tuned, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
@@ -238,19 +251,26 @@ def _metric(name: str, run: PlannedRun, results: Mapping[str, Result]) -> float:
 
 def _bound(part: Bound, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
     value, most, *where = part.expressions()
-    excess = {}
+    values, excess = {}, {}
     for seed, arms in sorted(_per_seed(runs, results).items()):
         if not where or where[0](arms) > 0:
+            values[f"seed {seed}"] = value(arms)
             excess[f"seed {seed}"] = value(arms) - most(arms)
     detail = f"{len(excess)} of {len({run.seed for run in runs})} seeds eligible" if where else ""
     if not excess:
-        return PartVerdict(_name(part), "not testable", informative=part.informative, detail=detail)
-    worst = max(excess.values(), key=lambda number: math.inf if math.isnan(number) else number)
+        return _verdict(part, "not testable", detail=detail)
+    worst = max(excess.values(), key=_nan_last)
     verdict: Verdict = "contradicted" if not worst <= part.tolerance else "reproduced"
     if verdict == "reproduced" and len(excess) < MIN_SEEDS:
         verdict = "inconclusive"
-    effect = Effect(worst, min(excess.values()), worst, math.nan, len(excess))
-    return PartVerdict(_name(part), verdict, effect, (part.tolerance,), excess, part.informative, detail)
+    shown, limit = (excess, part.tolerance) if most.terms else (values, most({}) + part.tolerance)
+    worst = max(shown.values(), key=_nan_last)
+    effect = Effect(worst, min(shown.values()), worst, math.nan, len(shown))
+    return _verdict(part, verdict, effect, (limit,), shown, detail)
+
+
+def _nan_last(number: float) -> float:
+    return math.inf if math.isnan(number) else number
 
 
 def _equal(part: Equal, runs: Sequence[PlannedRun], results: Mapping[str, Result]) -> PartVerdict:
@@ -258,7 +278,7 @@ def _equal(part: Equal, runs: Sequence[PlannedRun], results: Mapping[str, Result
     values = {f"seed {seed}": expression(arms) for seed, arms in sorted(_per_seed(runs, results).items())}
     effect = mean_effect(list(values.values()))
     bounds = part.target - part.tolerance, part.target + part.tolerance
-    return PartVerdict(_name(part), _inside(effect, bounds), effect, bounds, values, part.informative)
+    return _verdict(part, _inside(effect, bounds), effect, bounds, values)
 
 
 def _inside(effect: Effect, bounds: tuple[float, float]) -> Verdict:
@@ -280,17 +300,15 @@ def _swept(part: Rate | Monotone | Best, runs: Sequence[PlannedRun], results: Ma
         means = {value: fmean(metric for _, at, metric in points if at == value) for value in dict.fromkeys(x)}
         lead = means.pop(part.value) - max(mean for mean in means.values() if not math.isnan(mean))
         verdict: Verdict = "reproduced" if lead >= 0 else "contradicted"
-        return PartVerdict(
-            _name(part), verdict, Effect(lead, lead, lead, math.nan, len(y)), (0.0,), values, part.informative
-        )
+        return _verdict(part, verdict, Effect(lead, lead, lead, math.nan, len(y)), (0.0,), values)
     if isinstance(part, Rate):
         effect = slope_effect(x, y)
-        return PartVerdict(_name(part), _inside(effect, part.interval), effect, part.interval, values, part.informative)
+        return _verdict(part, _inside(effect, part.interval), effect, part.interval, values)
     effect = rank_effect(x, y)
     sign = 1.0 if part.direction == "increasing" else -1.0
     low, high = sorted((sign * effect.low, sign * effect.high))
     verdict = _side(Effect(sign * effect.value, low, high, effect.p, effect.n), 0.0)
-    return PartVerdict(_name(part), verdict, effect, (0.0,), values, part.informative)
+    return _verdict(part, verdict, effect, (0.0,), values)
 
 
 def _name(part: Decision) -> str:

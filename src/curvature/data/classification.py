@@ -102,7 +102,12 @@ class ClassificationDataModule(StreamedDataModule):
         self.shifted: dict[str, Split] = {}
 
     def load(self) -> dict[str, Source]:
-        """The sources by split; ``val`` and ``test`` may be missing."""
+        """The sources by split; ``val`` and ``test`` may be missing.
+
+        Raises:
+            AttributeError: a subclass does not override this.
+            ConfigError: what the data lack.
+        """
         raise AttributeError(f"{type(self).__name__} does not say where its data comes from")
 
     def load_shifted(self) -> dict[str, Split]:

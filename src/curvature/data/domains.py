@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curvature.data.seeds import derive, per_example
+from curvature.data.seeds import derive, holdout, per_example
 from curvature.data.sources import Split
 from curvature.data.stream import StreamedDataModule
-from curvature.domainbed.seeds import holdout
 from curvature.errors import ConfigError
 
 STEPS_PER_EPOCH = 1000
@@ -43,7 +42,7 @@ class Evaluation:
     split: Split
 
     def batches(self, size: int = 2000) -> Iterator[tuple[Tensor, Tensor]]:
-        """All examples in order."""
+        """All examples in order, as inputs (n, ...) and labels (n,) with n up to ``size``."""
         for first in range(0, len(self.split), size):
             yield self.split.examples(np.arange(first, min(first + size, len(self.split))))
 

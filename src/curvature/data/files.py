@@ -32,7 +32,7 @@ def scan(folder: Path) -> tuple[NDArray[np.bytes_], torch.Tensor, list[str]]:
 
 
 class Files:
-    """Opens pictures by position; the paths are one array, which loader processes share."""
+    """Opens pictures by position; the paths (N,) are one array, which loader processes share."""
 
     def __init__(self, paths: NDArray[np.bytes_]) -> None:
         self.paths = paths

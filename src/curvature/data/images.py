@@ -65,6 +65,11 @@ class PictureDataModule(ClassificationDataModule):
         )
 
     def in_use(self, split: Split) -> Split:
+        """``split`` with its pictures decoded once, where ``in_memory`` asks for that.
+
+        Raises:
+            ConfigError: they need more memory than is allowed.
+        """
         if not self.in_memory or not isinstance(split.source, DecodedSource):
             return split
         needed = len(split) * int(np.prod(self.image_shape))
@@ -89,6 +94,9 @@ class ImageDataModule(PictureDataModule):
         image_column, label_column: names of the columns.
         cache_dir: where ``datasets`` keeps its files; None is its default.
         **options: see :class:`PictureDataModule`.
+
+    Raises:
+        ConfigError: ``sources`` without ``train`` or with other splits than ours; from ``setup``, data not found.
     """
 
     def __init__(

@@ -90,6 +90,9 @@ def imagenet_real(root: Path, clean: str, classes: Sequence[str]) -> Iterator[Te
     """The validation images with the reassessed labels (Beyer et al. 2020); images without any label are left out.
 
     ``imagenet_real.json`` lists the classes of image 1, 2, ... of the validation set, whose number ends its file name.
+
+    Raises:
+        ConfigError: that file is missing.
     """
     file = root / "imagenet_real.json"
     if not file.is_file():

@@ -124,7 +124,7 @@ class DecodedSource:
         return self.normalisation(self.pixels(rows, seeds))
 
     def pixels(self, rows: NDArray[np.int64], seeds: NDArray[np.int64] | None = None) -> Tensor:
-        """The same, not yet normalised: uint8 unless the transforms end in floats."""
+        """The same (B, C, H, W), not yet normalised: uint8 unless the transforms end in floats."""
         images = map(self._converted, self.read(rows))
         if seeds is None:
             return torch.stack([self._finished(self.plain.one(image), self.shape) for image in images])

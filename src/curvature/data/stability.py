@@ -54,7 +54,11 @@ class RegressionData(StreamedDataModule):
 
     @property
     def problem(self) -> Problem:
-        """The data; made once."""
+        """The data; made once.
+
+        Raises:
+            ConfigError: what the factory refuses.
+        """
         if self._problem is None:
             try:
                 self._problem = self.factory(self.seed)

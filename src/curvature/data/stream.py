@@ -56,7 +56,11 @@ class StreamedDataModule(pl.LightningDataModule):
         self._total, self._start = total, start
 
     def train_loader(self) -> Any:
-        """One epoch of training batches; see :class:`BatchStream` for what its batch sampler must offer."""
+        """One epoch of training batches; see :class:`BatchStream` for what its batch sampler must offer.
+
+        Raises:
+            AttributeError: a subclass does not override this.
+        """
         raise AttributeError(f"{type(self).__name__} has no training data")
 
     def train_dataloader(self) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.random import RandomState
 
-from curvature.domainbed.seeds import seed_hash
+from curvature.data.seeds import seed_hash
 from curvature.errors import ConfigError, near_matches
 
 SMALL_IMAGES = ("ColoredMNIST", "RotatedMNIST")

@@ -70,12 +70,6 @@ def transport(point: Tensor, tangent: Tensor, moved: Tensor, step: float | Tenso
     return moved - _times(point, along_point) - _times(tangent, along_tangent)
 
 
-def transport_by_projection(target: Tensor, moved: Tensor) -> Tensor:
-    """First-order transport: the horizontal part of ``moved`` at ``target``; the name the step rule uses for
-    :func:`project`."""
-    return project(target, moved)
-
-
 def speeds(tangent: Tensor) -> Tensor:
     """Singular values (..., k) of ``tangent`` (..., n, k), ascending: by how much :func:`exp` turns in unit time."""
     return _singular(tangent)[1]
@@ -97,7 +91,7 @@ def principal_angles(first: Tensor, second: Tensor) -> Tensor:
 
 
 def reorthonormalise(point: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal basis of the column span of ``point`` by QR, with signs fixed so that columns do not flip.
+    """Orthonormal basis of the column span of ``point`` (..., n, k) by QR, with signs fixed: columns do not flip.
 
     Returns:
         Q (..., n, k) and the (..., k) signs that were applied: with them Q R has a positive diagonal R, hence Q is the

@@ -37,6 +37,6 @@ def class_attention(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def entropy(attention: Tensor) -> Tensor:
-    """Entropy in nats of attention (..., patches), normalised to sum to one; log(patches) is uniform."""
+    """Entropy in nats, (...), of attention (..., patches) normalised to sum to one; log(patches) is uniform."""
     shares = attention / attention.sum(-1, keepdim=True)
     return -torch.special.xlogy(shares, shares).sum(-1)

@@ -16,6 +16,9 @@ class MLPDenoiser(nn.Module):
         image_shape: (C, H, W).
         width: of the hidden layers.
         blocks: residual blocks of two layers each.
+
+    Raises:
+        ConfigError: a ``width`` that is odd or below 2, or no ``blocks``.
     """
 
     def __init__(self, image_shape: Sequence[int], width: int = 192, blocks: int = 3) -> None:

@@ -35,6 +35,9 @@ class ConvFeatures(nn.Sequential):
     Args:
         channels: of the input (B, channels, H, W).
         width: w; the layers have w, 2w (stride 2), 2w and 2w channels; w = 64 in DomainBed. Output (B, 2w).
+
+    Raises:
+        ConfigError: a ``width`` that is no multiple of 8.
     """
 
     def __init__(self, channels: int, width: int = 64) -> None:

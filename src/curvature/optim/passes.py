@@ -36,7 +36,12 @@ class Pass:
 def chunks_of(
     closure: Closure | Sequence[Closure] | None, weights: Sequence[float] | None
 ) -> tuple[list[Closure], list[float]]:
-    """One closure for every chunk, and the chunks' shares, which sum to 1; arguments as of ``SAM.step``."""
+    """One closure for every chunk, and the chunks' shares, which sum to 1; arguments as of ``SAM.step``.
+
+    Raises:
+        TypeError: no closure.
+        ValueError: other than one positive weight for each closure.
+    """
     if closure is None:
         raise TypeError("SAM evaluates the loss twice: call step(closure); float16 loss scaling, which cannot, is out")
     if isinstance(closure, Sequence):

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,9 +16,10 @@ from curvature.data.domains import DomainDataModule, Evaluation
 from curvature.errors import ConfigError
 from curvature.models.domain_nets import head_parameters
 from curvature.models.mlp import HeadedNetwork
+from curvature.training.history import Recording
 
 
-class HessianAlignment(pl.LightningModule):
+class HessianAlignment(Recording):
     """Trains on several domains with one method and records how aligned they become.
 
     Every ``eval_every`` steps: ``<domain>/<part>/accuracy`` of all domains (part ``in``, and ``out`` where examples are
@@ -40,6 +40,9 @@ class HessianAlignment(pl.LightningModule):
         eval_every: steps between records.
         measure_samples: examples of each domain that enter measures; null takes all.
         attack_radius: radius of the head attack.
+
+    Raises:
+        ConfigError: an ``eval_every``, ``measure_samples`` or ``attack_radius`` that is not above 0.
     """
 
     def __init__(
@@ -59,11 +62,12 @@ class HessianAlignment(pl.LightningModule):
         for key, value in (("eval_every", eval_every), ("attack_radius", attack_radius)):
             if not value > 0:
                 raise ConfigError(f"module.{key}", value, "a number > 0")
+        if measure_samples is not None and measure_samples < 1:
+            raise ConfigError("module.measure_samples", measure_samples, "null, or an integer >= 1")
         self.network, self.method, self.optimizer_factory = model, method, optimizer
         self.seed, self.max_steps, self.l2 = seed, max_steps, l2
         self.eval_every, self.measure_samples, self.attack_radius = eval_every, measure_samples, attack_radius
         self.results: dict[str, float] = {}
-        self.history: list[tuple[int, dict[str, float]]] = []
 
     def check_data(self, datamodule: DomainDataModule, processes: int = 1) -> None:
         """Raises ConfigError if network, method, optimiser and data do not fit, before anything is trained."""
@@ -108,12 +112,6 @@ class HessianAlignment(pl.LightningModule):
             )
             self.results |= {f"attack/{name}": value for name, value in vars(found).items()}
         self.results["trend/rho"] = self._trend()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = checkpoint["history"]
 
     @property
     def _data(self) -> DomainDataModule:

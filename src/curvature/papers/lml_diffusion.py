@@ -38,6 +38,9 @@ class LMLDiffusion(pl.LightningModule):
         ema_decay: largest decay of the moving average.
         feature_steps: optimiser steps of the classifier.
         batch_size: samples drawn at a time.
+
+    Raises:
+        ConfigError: a number out of range, or arms that cannot be built.
     """
 
     def __init__(

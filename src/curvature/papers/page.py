@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curvature.claims.collect import collect
-from curvature.claims.plan import PlannedRun, claims_file, plan
+from curvature.claims.files import claims_file
+from curvature.claims.plan import PlannedRun, plan
 from curvature.claims.schema import load
-from curvature.cli import config_directory
+from curvature.configs import config_directory
 
 COLOURS = 48
 

@@ -6,7 +6,7 @@ are not included.
 
 from dataclasses import dataclass
 
-from curvature.cli import config_directory
+from curvature.configs import config_directory
 from curvature.models.cost import forward_macs, gpu_hours
 
 UTILISATION = {"vit": 0.4, "mixer": 0.4, "resnet": 0.2}

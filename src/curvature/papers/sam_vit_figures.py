@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from curvature.cli import config_directory
+from curvature.configs import config_directory
 from curvature.fingerprint import fingerprint
 from curvature.papers.page import Page, finished_page, markdown_of_arms, write_arms
 from curvature.rundir import RunDirectory

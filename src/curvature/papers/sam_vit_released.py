@@ -87,7 +87,11 @@ def released_accuracy(
 
 
 def imagenet_sets(root: str | None) -> Iterator[TestSet]:
-    """The validation set, then ImageNetV2 and the validation set with reassessed labels; they share pictures."""
+    """The validation set, then ImageNetV2 and the validation set with reassessed labels; they share pictures.
+
+    Raises:
+        ConfigError: a part of them is not below ``root``.
+    """
     folder = Path(root or "")
     if root is None or not (folder / "imagenet" / "val").is_dir():
         raise ConfigError("data_root", root, "a directory with imagenet/val/<class>/*.JPEG")
@@ -101,7 +105,7 @@ def imagenet_sets(root: str | None) -> Iterator[TestSet]:
 def predictions(
     model: torch.nn.Module, loader: DataLoader[Tensor], device: torch.device, description: str
 ) -> list[int]:
-    """The class with the largest logit for every picture of ``loader``, with a progress bar."""
+    """The class with the largest logit for every picture of ``loader`` (B, C, H, W), with a progress bar."""
     from rich.progress import track
 
     if not len(loader):

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -19,11 +18,12 @@ from curvature.stability.plots import escape_figure, sweep_figure, trajectory_fi
 from curvature.stability.problems import Problem
 from curvature.stability.references import reference_losses
 from curvature.stability.summary import Lane, lane_metrics, sweep_metrics
+from curvature.training.history import Recording
 
 ESCAPED = 1e-6
 
 
-class SgdStability(pl.LightningModule):
+class SgdStability(Recording):
     """One sweep over learning rates at one seed: every rate is a lane, and all lanes descend together.
 
     A training step is ``chunk`` steps of descent of every lane on the half-MSE, from the same start and with the same
@@ -48,6 +48,10 @@ class SgdStability(pl.LightningModule):
             ``stop_loss``, ``max_steps``, ``batch_size`` and ``clip`` of that descent, and the standard deviation
             ``perturbation`` of noise added.
         records: number of points of the trajectories, in geometric progression.
+
+    Raises:
+        ConfigError: a ``chunk`` or ``rate_scale`` that is not above 0, a lane twice, or ``imbalances`` with more than
+            one learning rate.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class SgdStability(pl.LightningModule):
         self.automatic_optimization = False
         if chunk < 1:
             raise ConfigError("module.chunk", chunk, "at least 1")
+        if not 0 < rate_scale < math.inf:
+            raise ConfigError("module.rate_scale", rate_scale, "a finite number > 0")
         if imbalances is not None and len(grid) != 1:
             raise ConfigError("module.grid", list(grid), "a single learning rate, since lanes differ by imbalance")
         lanes = [float(v) for v in (grid if imbalances is None else imbalances)]
@@ -85,7 +91,6 @@ class SgdStability(pl.LightningModule):
         self.recipe = Recipe(tuple(rates), max_steps * chunk, batch_size, replacement, clip, schedule, stop_loss)
         self.due = {round(float(v)) for v in np.geomspace(1, max_steps, min(records, max_steps))}
         self.results: dict[str, float] = {}
-        self.history: list[tuple[int, dict[str, float]]] = []
         self.before_escape: dict[str, float] = {}
         self.replicas: Replicas | None = None
         self.problem: Problem | None = None
@@ -155,12 +160,6 @@ class SgdStability(pl.LightningModule):
             self.results |= self.before_escape | self._escape_metrics()
         if self.logger is not None:
             self._plot(lanes, per_lane)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = checkpoint["history"]
 
     def _net(self, imbalance: float | None) -> nn.Module:
         options = {} if imbalance is None else {"imbalance": imbalance}

@@ -20,11 +20,11 @@ class Policy(nn.Module):
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """log pi(a|s), one number a step."""
+        """log pi(a|s), one number a step: (...) for outputs and actions of steps (...)."""
 
     @abstractmethod
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """One action a state."""
+        """One action a state: (...) integers or (..., m) numbers."""
 
     def at(self, parameters: Sequence[Tensor] | None, states: Tensor) -> Tensor:
         """``forward`` with ``parameters``, ordered as ``self.parameters()``, in place of the module's own."""
@@ -117,6 +117,9 @@ class LinearGaussian(Policy):
         replicas: independent copies R; ``weight`` (the K above) is (R, m, n) and states are (..., R, M, n). None
             gives one policy with weight (m, n) for states (..., n).
         dtype: of ``weight``, which starts at zero.
+
+    Raises:
+        ConfigError: a ``sigma`` that is not above 0.
     """
 
     def __init__(
@@ -205,6 +208,13 @@ def tanh_mlp(widths: Sequence[int], generator: torch.Generator | None = None) ->
     """Linear layers with tanh between them; Xavier-uniform weights, zero biases, last layer scaled by 0.01.
 
     The small last layer makes the first policy nearly uniform (or zero-mean) in every state.
+
+    Args:
+        widths: numbers of units, from the input to the output.
+        generator: source of the weights.
+
+    Raises:
+        ConfigError: a width below 1.
     """
     if min(widths) < 1:
         raise ConfigError("model.hidden", list(widths[1:-1]), "positive integers")

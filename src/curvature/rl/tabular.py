@@ -53,7 +53,7 @@ class TabularMDP:
         return Trajectories(visited, taken, self.reward[visited, taken])
 
     def enumerate(self, policy: Policy, parameters: Sequence[Tensor] | None = None) -> Trajectories:
-        """All (S A)^H trajectories with their probabilities, so that averages are exact expectations."""
+        """All (S A)^H trajectories, (H, M), with probabilities (M,), so that averages are exact expectations."""
         pairs = list(product(range(self.states), range(self.actions)))
         table = torch.tensor(list(product(pairs, repeat=self.horizon))).permute(1, 0, 2)
         states, actions = table[..., 0].contiguous(), table[..., 1].contiguous()
@@ -74,7 +74,7 @@ class TabularMDP:
         return total
 
     def objective(self, probabilities: Tensor) -> Tensor:
-        """J = initial . (I - discount P_pi)^{-1} r_pi."""
+        """J = initial . (I - discount P_pi)^{-1} r_pi, (), of ``probabilities`` (S, A) of the policy."""
         return self.initial @ self._values(probabilities)
 
     def gradient(self, policy: TabularSoftmax) -> Tensor:

@@ -64,7 +64,7 @@ class Trajectories:
         return self.masked(to_go - others)
 
     def average(self, values: Tensor) -> Tensor:
-        """Mean over trajectories of ``values`` (*B, M), with ``probabilities`` if there are any."""
+        """Mean, (*B,), over trajectories of ``values`` (*B, M), with ``probabilities`` if there are any."""
         return values.mean(-1) if self.probabilities is None else (self.probabilities * values).sum(-1)
 
     def _discounted(self, discount: float) -> Tensor:

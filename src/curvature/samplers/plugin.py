@@ -86,7 +86,7 @@ def overhead_facts(seed: int, batch: int = 16, unet_batch: int = 4) -> dict[str,
 
 
 def second_order_update(x: Tensor, m0: Tensor, m1: Tensor) -> Tensor:
-    """A plain second-order multistep update with known coefficients, ``r x + c0 m0 + c1 (m0 - m1)``."""
+    """A plain second-order multistep update ``r x + c0 m0 + c1 (m0 - m1)``, all of one shape, known coefficients."""
     return 0.9 * x - 0.3 * m0 - 0.1 * (m0 - m1)
 
 
@@ -96,7 +96,7 @@ def medians(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS, device:
 
 
 def scheduler_step(scheduler: Any, x: Tensor, output: Tensor) -> Callable[[], Any]:
-    """A call of ``scheduler.step`` in mid-trajectory, good for about 900 calls."""
+    """A call of ``scheduler.step`` in mid-trajectory, good for about 900 calls; x and output of one shape."""
     scheduler.set_timesteps(1000)
     timesteps = iter(scheduler.timesteps)
     for _ in range(STARTED):

@@ -65,7 +65,7 @@ def arms_of(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
     """Arms from plain mappings with ``solver``, ``match_variance_of`` and the correction's options.
 
     Raises:
-        ConfigError: an unknown solver, or a match with an arm that is not there.
+        ConfigError: an unknown solver or option of one, or a match with an arm that is not there.
     """
     arms = {}
     for name, entry in config.items():
@@ -76,8 +76,11 @@ def arms_of(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
         if match is not None and match not in config:
             raise ConfigError(f"arms.{name}.match_variance_of", match, f"one of {', '.join(config)}")
         arms[name] = Arm(solver, options, match)
-    for arm in arms.values():
-        scheduler(arm, 10, README_DIM)
+    for name, arm in arms.items():
+        try:
+            scheduler(arm, 10, README_DIM)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"arms.{name}", dict(arm.options), f"options of {arm.solver}: {error}") from error
     return arms
 
 

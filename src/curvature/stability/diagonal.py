@@ -40,12 +40,15 @@ def population_sharpness(a: Tensor, b: Tensor, variance: float = 1 / 3) -> Sharp
 
 
 def imbalance(a: Tensor, b: Tensor) -> Tensor:
-    """``sum(a^2 + b^2) / (2 sum |a b|)``, at least 1 and 1 for balanced layers: trace over its least for this beta."""
+    """``sum(a^2 + b^2) / (2 sum |a b|)``, (...), of a and b (..., d): trace over its least for this beta.
+
+    At least 1, and 1 for balanced layers.
+    """
     return (a.square() + b.square()).sum(-1) / (2 * (a * b).abs().sum(-1))
 
 
 def norms(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """l1, l2 and linf norm of ``beta = a * b``, the imbalance of the layers, and the l2 norm of all parameters."""
+    """l1, l2 and linf norm of ``beta = a * b``, imbalance of the layers, l2 norm of all parameters; (...) each."""
     beta = a * b
     return {
         "l1": torch.linalg.vector_norm(beta, 1, dim=-1),
@@ -57,7 +60,7 @@ def norms(a: Tensor, b: Tensor) -> dict[str, Tensor]:
 
 
 def population_loss(beta: Tensor, truth: Tensor, variance: float = 1 / 3) -> Tensor:
-    """Expected half squared error of predictors ``beta`` (..., d) for inputs with ``E x x^T = variance * I``."""
+    """Expected half squared error, (...), of ``beta`` (..., d) for inputs with ``E x x^T = variance * I``."""
     return variance / 2 * (beta - truth).square().sum(-1)
 
 

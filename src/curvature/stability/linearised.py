@@ -117,7 +117,11 @@ class LinearisedSGD:
         return self.worst_case(eta, batch_size, replacement)[0]
 
     def worst_case(self, eta: float, batch_size: int, replacement: bool = False) -> tuple[float, np.ndarray]:
-        """Growth factor, and the second moment of the residuals (n, n; trace 1) that grows by it."""
+        """Growth factor, and the second moment of the residuals (n, n; trace 1) that grows by it.
+
+        Raises:
+            ConfigError: ``eta`` is not finite and above 0, or the batch cannot be drawn.
+        """
         if not eta > 0 or not np.isfinite(eta):
             raise ConfigError("eta", eta, "a finite learning rate above 0")
         p = noise_factor(self.samples, batch_size, replacement)

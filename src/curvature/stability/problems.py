@@ -72,6 +72,9 @@ def binary_digits(seed: int, samples: int = 300) -> Problem:
     Args:
         seed: of the split.
         samples: images to train on; the other ones of the 1797 are for testing.
+
+    Raises:
+        ConfigError: no image is left for training or testing.
     """
     from sklearn.datasets import load_digits
 

@@ -6,7 +6,7 @@ line with the first two, so that neither the speed nor an outage of a tracking s
 """
 
 from curvature.tracking.deliver import deliver, deliver_all, supersede
-from curvature.tracking.store import OFFLINE, default_uri, ui_command, validate_uri, warn_if_unsuitable
+from curvature.tracking.store import OFFLINE, default_uri, ui_command, validate_uri
 from curvature.tracking.tracker import NullTracker, Tracker
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "supersede",
     "ui_command",
     "validate_uri",
-    "warn_if_unsuitable",
 ]

@@ -90,6 +90,11 @@ class Progress:
     def save(self, directory: Path) -> None:
         write_atomically(directory / "delivery.json", json.dumps(asdict(self)))
 
+    @property
+    def damaged(self) -> bool:
+        """Whether the store was found to be damaged: waiting for it is of no use."""
+        return self.problem is not None and self.problem.startswith("DamagedStore")
+
     def covers(self, intent: Intent, directory: Path) -> bool:
         """Whether nothing of ``intent`` and of the log in ``directory`` is left to deliver."""
         return (

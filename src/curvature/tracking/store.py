@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from curvature.errors import ConfigError
+from curvature.errors import ConfigError, CurvatureError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -31,7 +31,19 @@ ENVIRONMENT = {
 FIRST_PORT = 5000
 """Where the user interface is served if nothing else is."""
 
+DAMAGE = ("file is not a database", "disk image is malformed", "malformed database schema")
+"""What sqlite says of a file that is damaged."""
+
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+
+
+class DamagedStore(CurvatureError):
+    """A sqlite file that cannot be read; run directories hold what was logged."""
+
+    def __init__(self, database: Path) -> None:
+        super().__init__(
+            f"{database} is damaged; move it away. A new one is made; run directories keep all that was logged"
+        )
 
 
 def default_uri(outputs: Path | str) -> str:
@@ -74,6 +86,7 @@ def client(uri: str) -> "MlflowClient":
     """A client of the store at ``uri``; the tables of a sqlite store are created if need be, by one process at a time.
 
     Raises:
+        DamagedStore: the sqlite file is damaged; it is left as it is.
         Exception: whatever MLflow raises when a database cannot be opened. A server is not contacted here.
     """
     configure()
@@ -87,8 +100,13 @@ def client(uri: str) -> "MlflowClient":
     with FileLock(f"{database}.lock"):
         if not database.exists():
             _create(database)
-        opened = mlflow.tracking.MlflowClient(uri)
-        opened.search_experiments(max_results=1)
+        try:
+            opened = mlflow.tracking.MlflowClient(uri)
+            opened.search_experiments(max_results=1)
+        except Exception as error:
+            if any(sign in str(error) for sign in DAMAGE):
+                raise DamagedStore(database) from error
+            raise
     return opened
 
 
@@ -138,14 +156,3 @@ def run_page(uri: str, run_id: str) -> str:
     """Address of a run in MLflow's user interface: of the server at ``uri``, else where ``make ui`` serves first."""
     server = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{FIRST_PORT}"
     return re.sub(r"//[^/@]+@", "//", server) + f"/#/runs/{run_id}"
-
-
-def warn_if_unsuitable(uri: str, nodes: int) -> str | None:
-    """Why ``uri`` should not be used by a launch on ``nodes`` machines and what to use, or None if nothing is wrong."""
-    if nodes > 1 and sqlite_path(uri) is not None:
-        return (
-            f"{uri} is a file: with {nodes} nodes writing to it, over a network file system at that, it locks up or "
-            "is damaged. Start a server (mlflow server --backend-store-uri postgresql://... --host 0.0.0.0) and set "
-            "tracking.uri=http://that-host:5000, or use tracking=offline and deliver with report.py"
-        )
-    return None

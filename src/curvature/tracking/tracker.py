@@ -168,7 +168,9 @@ class Tracker:
         delivered = self._wait(timeout_s)
         courier.leave(self.directory, delivered)
         if not delivered:
-            log.warning("MLflow did not take everything within %g s; the rest is in %s", timeout_s, self.directory)
+            progress = self._progress()
+            reason = f" ({progress.problem})" if progress and progress.problem else ""
+            log.warning("MLflow did not take everything by now%s; the rest is in %s", reason, self.directory)
         return delivered
 
     def _load_or_create_intent(self) -> Intent:
@@ -221,12 +223,15 @@ class Tracker:
     def _wait(self, timeout_s: float) -> bool:
         assert self._intent is not None
         deadline = time.monotonic() + timeout_s
+        path = self.directory / "delivery.json"
+        before = signature(path)
         courier.wake(hurry=True)
         while True:
             progress = self._progress()
             if progress is not None and progress.covers(self._intent, self.directory):
                 return True
-            if time.monotonic() >= deadline:
+            hopeless = progress is not None and progress.damaged and signature(path) != before
+            if hopeless or time.monotonic() >= deadline:
                 return False
             courier.ensure()
             time.sleep(POLL_SECONDS)

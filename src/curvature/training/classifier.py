@@ -29,6 +29,9 @@ class Classifier(pl.LightningModule):
         max_grad_norm: clip the global gradient norm to this value; None does not clip.
         criterion: mean loss of (logits, labels); default cross-entropy.
         evaluation_criterion: loss of validation, test and measures; default ``criterion``.
+
+    Raises:
+        ConfigError: ``optimizer`` or ``schedule`` is not a factory.
     """
 
     def __init__(

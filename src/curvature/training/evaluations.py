@@ -31,6 +31,8 @@ class Evaluations(pl.LightningModule):
         super().__init__()
         if keep not in KEPT:
             raise ConfigError("module.keep", keep, " or ".join(KEPT))
+        if not functions or not all(callable(function) for function in functions):
+            raise ConfigError("module.functions", list(functions), "functions of a seed, at least one")
         self.automatic_optimization = False
         self.functions, self.seed, self.max_steps, self.keep = list(functions), seed, max_steps, keep
         self.gathered: dict[str, float] = {}

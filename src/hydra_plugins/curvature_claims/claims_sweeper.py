@@ -3,6 +3,7 @@
 Imported by Hydra at every start, so it imports nothing heavy at module level.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class ClaimsSweeper(Sweeper):
             curvature.errors.CurvatureError: an unknown claim, a sweep in the arguments, or failed runs (after the
                 verdicts were printed).
         """
-        from curvature.claims import collect, plan, schema, tables, verdicts
+        from curvature.claims import collect, papers, plan, schema, terminal, verdicts
         from curvature.errors import CurvatureError
         from curvature.validation import validate
 
@@ -56,7 +57,8 @@ class ClaimsSweeper(Sweeper):
             return cfg
 
         cfg = compose(overrides)
-        claims = schema.load(plan.claims_file(cfg.experiments, cfg.paper, cfg.scale))
+        experiment = str(config.hydra.runtime.choices.get("experiment"))
+        claims = schema.load(papers.find_claims(experiment, cfg, sys.argv[1:]))
         selected = claims.select(wanted)
         runs = plan.plan(claims, selected, compose, overrides)
         outputs = Path(cfg.outputs)
@@ -74,7 +76,7 @@ class ClaimsSweeper(Sweeper):
             returned = self.launcher.launch([run.overrides for run in jobs], initial_job_idx=0)
         results = collect.collect(runs, outputs, cfg.paper, cfg.tracking.uri)
         found = verdicts.judge(claims, selected, runs, results, cfg.scale)
-        tables.print_verdicts(found, f"{cfg.paper}: {claims.paper.title}")
+        terminal.print_verdicts(found, f"{cfg.paper}: {claims.paper.title}")
         failed = [
             f"{run.arm}-s{run.seed}: {_reason(job)}"
             for run, job in zip(jobs, returned, strict=False)

@@ -119,8 +119,8 @@ class DomainBedSweeper(Sweeper):
         Args:
             dropout: whether the network has ``model.dropout``.
         """
+        from curvature.data.seeds import seed_hash
         from curvature.domainbed.hparams import overrides
-        from curvature.domainbed.seeds import seed_hash
 
         sets: list[list[int]] = [[env] for env in range(self.domains)]
         if self.leave_one_out:

@@ -16,31 +16,31 @@ def inner(point: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def distance(P: Tensor, Q: Tensor) -> Tensor:
-    """Frobenius norm of log(P^(-1/2) Q P^(-1/2)), (...)."""
+    """Frobenius norm of log(P^(-1/2) Q P^(-1/2)), (...), of P and Q (..., n, n)."""
     (inverse,) = spectral(P, InverseSqrt())
     return torch.linalg.matrix_norm(matrix_log(inverse @ Q @ inverse))
 
 
 def log(P: Tensor, Q: Tensor) -> Tensor:
-    """Log_P Q."""
+    """Log_P Q, symmetric (..., n, n), of positive definite P and Q (..., n, n)."""
     root, inverse = spectral(P, Sqrt(), InverseSqrt())
     return sym(root @ matrix_log(inverse @ Q @ inverse) @ root)
 
 
 def exp(P: Tensor, V: Tensor) -> Tensor:
-    """Exp_P V; the manifold is complete, so every symmetric V is allowed."""
+    """Exp_P V, (..., n, n); the manifold is complete, so every symmetric V (..., n, n) is allowed."""
     root, inverse = spectral(P, Sqrt(), InverseSqrt())
     return sym(root @ matrix_exp(inverse @ V @ inverse) @ root)
 
 
 def geodesic(P: Tensor, Q: Tensor, t: float) -> Tensor:
-    """Point at time t of the geodesic from P (t = 0) to Q (t = 1)."""
+    """Point (..., n, n) at time t of the geodesic from P (t = 0) to Q (t = 1), both (..., n, n)."""
     root, inverse = spectral(P, Sqrt(), InverseSqrt())
     return sym(root @ matrix_power(sym(inverse @ Q @ inverse), t) @ root)
 
 
 def parallel_transport(P: Tensor, Q: Tensor, V: Tensor) -> Tensor:
-    """E V E^T with E = (Q P^-1)^(1/2): parallel transport of V from P to Q."""
+    """E V E^T with E = (Q P^-1)^(1/2): parallel transport of V from P to Q, all (..., n, n)."""
     root, inverse = spectral(P, Sqrt(), InverseSqrt())
     E = root @ matrix_power(sym(inverse @ Q @ inverse), 0.5) @ inverse
     return sym(E @ V @ E.mT)
@@ -55,6 +55,9 @@ def barycentre(points: Tensor, steps: int | None = None, tolerance: float = 1e-1
             below ``tolerance``. The unit step can oscillate for very dispersed points; then it is halved.
         tolerance: of the mean tangent.
         max_steps: limit without ``steps``.
+
+    Returns:
+        (..., n, n).
     """
     centre = sym(points.mean(-3))
     length, last = 1.0, float("inf")

@@ -20,6 +20,7 @@ from curvature.geometry.spd.spectral import (
     matrix_sqrt,
     spectral,
     sym,
+    trace,
 )
 
 
@@ -55,18 +56,18 @@ def squared_distance(P: Tensor, Q: Tensor, M: Tensor | None = None, theta: float
         (inverse,) = spectral(M, InverseSqrt())
         P, Q = congruent(inverse, P), congruent(inverse, Q)
     cross = matrix_sqrt(congruent(matrix_sqrt(P), Q))
-    return (_trace(P) + _trace(Q) - 2 * _trace(cross)).clamp_min(0.0) / theta**2
+    return (trace(P) + trace(Q) - 2 * trace(cross)).clamp_min(0.0) / theta**2
 
 
 def distance(P: Tensor, Q: Tensor, M: Tensor | None = None, theta: float = 1.0) -> Tensor:
-    """Square root of :func:`squared_distance`; its derivative is taken as 0 where the distance is 0."""
+    """Square root, (...), of :func:`squared_distance`; its derivative is taken as 0 where the distance is 0."""
     squared = squared_distance(P, Q, M, theta)
     apart = squared > 0
     return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
 
 
 def log(P: Tensor, Q: Tensor, M: Tensor | None = None) -> Tensor:
-    """Log_P Q = (P Q)^(1/2) + (Q P)^(1/2) - 2 P, (..., n, n)."""
+    """Log_P Q = (P Q)^(1/2) + (Q P)^(1/2) - 2 P, all (..., n, n); M (n, n) or (..., n, n)."""
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
         return congruent(root, log(congruent(inverse, P), congruent(inverse, Q)))
@@ -74,7 +75,7 @@ def log(P: Tensor, Q: Tensor, M: Tensor | None = None) -> Tensor:
 
 
 def exp(P: Tensor, V: Tensor, M: Tensor | None = None) -> Tensor:
-    """Exp_P V = (I + Z) P (I + Z), P Z + Z P = V, (..., n, n)."""
+    """Exp_P V = (I + Z) P (I + Z), P Z + Z P = V, all (..., n, n); M (n, n) or (..., n, n)."""
     if M is not None:
         root, inverse = spectral(M, Sqrt(), InverseSqrt())
         return congruent(root, exp(congruent(inverse, P), congruent(inverse, V)))
@@ -86,7 +87,7 @@ def exp(P: Tensor, V: Tensor, M: Tensor | None = None) -> Tensor:
 def geodesic(
     P: Tensor, Q: Tensor, t: float | Tensor, M: Tensor | None = None, system: Eigensystem | None = None
 ) -> Tensor:
-    """Point at time t of the geodesic from P (t = 0) to Q (t = 1); t a number or (..., 1, 1).
+    """Point (..., n, n) at time t of the geodesic from P (t = 0) to Q (t = 1); t a number or (..., 1, 1).
 
     ``system`` is the eigensystem of P, if it is at hand and M is not given.
     """
@@ -97,18 +98,24 @@ def geodesic(
 
 
 def transport_to_identity(P: Tensor, V: Tensor) -> Tensor:
-    """Parallel transport of V from P to the identity: entries times (2 / (l_i + l_j))^(1/2) in the eigenbasis of P."""
+    """Parallel transport of V from P to the identity, all (..., n, n).
+
+    Entries are multiplied by (2 / (l_i + l_j))^(1/2) in the eigenbasis of P.
+    """
     return 2 * inverse_root(P, V)
 
 
 def transport_from_identity(P: Tensor, V: Tensor) -> Tensor:
-    """Parallel transport of V from the identity to P: entries times ((l_i + l_j) / 2)^(1/2) in the eigenbasis of P."""
+    """Parallel transport of V from the identity to P, all (..., n, n).
+
+    Entries are multiplied by ((l_i + l_j) / 2)^(1/2) in the eigenbasis of P.
+    """
     Z = inverse_root(P, V)
     return 2 * sym(P @ Z)
 
 
 def parallel_transport(P: Tensor, Q: Tensor, V: Tensor, M: Tensor | None = None) -> Tensor:
-    """Parallel transport of V along the geodesic from P to Q where the two commute (relative to M).
+    """Parallel transport of V along the geodesic from P to Q, all (..., n, n), where the two commute (relative to M).
 
     Raises:
         ValueError: P M^-1 Q is not symmetric; there is no closed form then.
@@ -158,7 +165,7 @@ def barycentre(
 
 
 def barycentre_step(centre: Tensor, points: Tensor) -> Tensor:
-    """One step of :func:`barycentre` from ``centre``."""
+    """One step of :func:`barycentre` from ``centre`` (..., n, n), of ``points`` (..., N, n, n)."""
     root, inverse = spectral(centre, Sqrt(), InverseSqrt())
     lead = root if root.ndim == 2 else root.unsqueeze(-3)
     mean = matrix_sqrt(congruent(lead, points)).mean(-3)
@@ -170,7 +177,3 @@ def _product_root(P: Tensor, Q: Tensor, system: Eigensystem | None = None) -> Te
     """Symmetric part of (P Q)^(1/2)."""
     root, inverse = spectral(P, Sqrt(), InverseSqrt(), system=system)
     return congruent(root, matrix_sqrt(congruent(root, Q)), inverse)
-
-
-def _trace(matrix: Tensor) -> Tensor:
-    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 def coordinates(P: Tensor) -> Tensor:
-    """Lower triangle of the Cholesky factor of P with the logarithm of its diagonal."""
+    """Lower triangle of the Cholesky factor of P (..., n, n) with the logarithm of its diagonal, (..., n, n)."""
     L = torch.linalg.cholesky(P)
     return L.tril(-1) + torch.diag_embed(_diagonal(L).log())
 
 
 def from_coordinates(lower: Tensor) -> Tensor:
-    """Inverse of :func:`coordinates`."""
+    """Inverse of :func:`coordinates`: P (..., n, n)."""
     L = lower.tril(-1) + torch.diag_embed(_diagonal(lower).exp())
     return L @ L.mT
 
 
 def inner(point: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Inner product of symmetric tangent vectors, (...)."""
+    """Inner product of symmetric tangent vectors (..., n, n), (...)."""
     L = torch.linalg.cholesky(point)
     X, Y = _to_factor(L, first), _to_factor(L, second)
     strict = (X.tril(-1) * Y.tril(-1)).sum((-2, -1))
@@ -29,19 +29,19 @@ def inner(point: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def distance(P: Tensor, Q: Tensor) -> Tensor:
-    """Frobenius norm of the difference of coordinates, (...)."""
+    """Frobenius norm of the difference of coordinates, (...), of P and Q (..., n, n)."""
     return torch.linalg.matrix_norm(coordinates(P) - coordinates(Q))
 
 
 def log(P: Tensor, Q: Tensor) -> Tensor:
-    """Log_P Q."""
+    """Log_P Q, symmetric (..., n, n), of P and Q (..., n, n)."""
     L, K = torch.linalg.cholesky(P), torch.linalg.cholesky(Q)
     ratio = _diagonal(L) * (_diagonal(K) / _diagonal(L)).log()
     return _from_factor(L, (K - L).tril(-1) + torch.diag_embed(ratio))
 
 
 def exp(P: Tensor, V: Tensor) -> Tensor:
-    """Exp_P V."""
+    """Exp_P V, (..., n, n), of every symmetric V (..., n, n)."""
     L = torch.linalg.cholesky(P)
     X = _to_factor(L, V)
     K = (L + X).tril(-1) + torch.diag_embed(_diagonal(L) * (_diagonal(X) / _diagonal(L)).exp())
@@ -49,12 +49,12 @@ def exp(P: Tensor, V: Tensor) -> Tensor:
 
 
 def geodesic(P: Tensor, Q: Tensor, t: float) -> Tensor:
-    """Point at time t of the geodesic from P (t = 0) to Q (t = 1)."""
+    """Point (..., n, n) at time t of the geodesic from P (t = 0) to Q (t = 1), both (..., n, n)."""
     return from_coordinates((1 - t) * coordinates(P) + t * coordinates(Q))
 
 
 def parallel_transport(P: Tensor, Q: Tensor, V: Tensor) -> Tensor:
-    """Parallel transport of V from P to Q."""
+    """Parallel transport of V from P to Q, all (..., n, n)."""
     L, K = torch.linalg.cholesky(P), torch.linalg.cholesky(Q)
     X = _to_factor(L, V)
     moved = X.tril(-1) + torch.diag_embed(_diagonal(K) / _diagonal(L) * _diagonal(X))
@@ -62,7 +62,7 @@ def parallel_transport(P: Tensor, Q: Tensor, V: Tensor) -> Tensor:
 
 
 def barycentre(points: Tensor) -> Tensor:
-    """Frechet mean of ``points`` (..., N, n, n)."""
+    """Frechet mean (..., n, n) of ``points`` (..., N, n, n)."""
     return from_coordinates(coordinates(points).mean(-3))
 
 

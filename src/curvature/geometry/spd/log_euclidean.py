@@ -19,34 +19,34 @@ def inner(point: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def distance(P: Tensor, Q: Tensor) -> Tensor:
-    """Frobenius norm of log P - log Q, (...)."""
+    """Frobenius norm of log P - log Q, (...), of P and Q (..., n, n)."""
     return torch.linalg.matrix_norm(matrix_log(P) - matrix_log(Q))
 
 
 def log(P: Tensor, Q: Tensor) -> Tensor:
-    """Log_P Q: log Q - log P, as a tangent vector at P."""
+    """Log_P Q: log Q - log P, as a tangent vector at P; all (..., n, n)."""
     logarithm = matrix_log(P)
     return _from_logs(logarithm, matrix_log(Q) - logarithm)
 
 
 def exp(P: Tensor, V: Tensor) -> Tensor:
-    """Exp_P V."""
+    """Exp_P V, (..., n, n), of every symmetric V (..., n, n)."""
     logarithm = matrix_log(P)
     return matrix_exp(logarithm + _to_logs(logarithm, V))
 
 
 def geodesic(P: Tensor, Q: Tensor, t: float) -> Tensor:
-    """Point at time t of the geodesic from P (t = 0) to Q (t = 1)."""
+    """Point (..., n, n) at time t of the geodesic from P (t = 0) to Q (t = 1), both (..., n, n)."""
     return matrix_exp((1 - t) * matrix_log(P) + t * matrix_log(Q))
 
 
 def parallel_transport(P: Tensor, Q: Tensor, V: Tensor) -> Tensor:
-    """Parallel transport of V from P to Q: equal differentials of the logarithm."""
+    """Parallel transport of V from P to Q, all (..., n, n): equal differentials of the logarithm."""
     return _from_logs(matrix_log(Q), _to_logs(matrix_log(P), V))
 
 
 def barycentre(points: Tensor) -> Tensor:
-    """exp of the mean logarithm of ``points`` (..., N, n, n)."""
+    """exp of the mean logarithm, (..., n, n), of ``points`` (..., N, n, n)."""
     return matrix_exp(matrix_log(points).mean(-3))
 
 

@@ -13,7 +13,7 @@ from curvature.geometry.spd.spectral import Diagonal, Eigensystem, eigensystem, 
 
 
 def lyapunov(point: Tensor, right: Tensor, system: Eigensystem | Diagonal | None = None) -> Tensor:
-    """Solution Z of P Z + Z P = S, differentiable in both.
+    """Solution Z, (..., n, n), of P Z + Z P = S, differentiable in both.
 
     Args:
         point: P, (..., n, n), positive definite.
@@ -25,7 +25,7 @@ def lyapunov(point: Tensor, right: Tensor, system: Eigensystem | Diagonal | None
 
 
 def inverse_root(point: Tensor, right: Tensor, system: Eigensystem | Diagonal | None = None) -> Tensor:
-    """(2 A_P)^(-1/2) S, differentiable in both.
+    """(2 A_P)^(-1/2) S, (..., n, n), differentiable in both.
 
     With it parallel transport along Bures-Wasserstein geodesics from P to the identity is 2 (2 A_P)^(-1/2) S, and from
     the identity to P it is A_P (2 A_P)^(-1/2) S. The derivative in P follows from that of the operator square root,

@@ -162,7 +162,7 @@ class Absolute:
 
 
 def sym(matrix: Tensor) -> Tensor:
-    """(A + A^T) / 2."""
+    """(A + A^T) / 2 of A (..., n, n)."""
     return (matrix + matrix.mT).mul_(0.5)
 
 
@@ -189,6 +189,11 @@ def spectral(
     return outputs
 
 
+def trace(matrix: Tensor) -> Tensor:
+    """Sum of the diagonal, (...), of (..., n, n)."""
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
 def eigenvalues(matrix: Tensor) -> Tensor:
     """Ascending eigenvalues (..., n) of symmetric (..., n, n), with gradient U diag(g) U^T."""
     values: Tensor = _Eigenvalues.apply(matrix)
@@ -198,11 +203,6 @@ def eigenvalues(matrix: Tensor) -> Tensor:
 def matrix_sqrt(matrix: Tensor) -> Tensor:
     """X^(1/2) of (..., n, n)."""
     return spectral(matrix, Sqrt())[0]
-
-
-def matrix_inverse_sqrt(matrix: Tensor) -> Tensor:
-    """X^(-1/2) of (..., n, n)."""
-    return spectral(matrix, InverseSqrt())[0]
 
 
 def matrix_log(matrix: Tensor) -> Tensor:
@@ -246,14 +246,14 @@ def warn_if_ill_conditioned(values: Tensor) -> None:
 
 
 def sandwich(vectors: Tensor | None, values: Tensor) -> Tensor:
-    """U diag(values) U^T; without ``vectors`` U is the identity."""
+    """U diag(values) U^T, (..., n, n), of U (..., n, n) and (..., n); without ``vectors`` U is the identity."""
     if vectors is None:
         return values.diag_embed()
     return (vectors * values.unsqueeze(-2)) @ vectors.mT
 
 
 def rotate(vectors: Tensor | None, matrix: Tensor, inverse: bool = False) -> Tensor:
-    """U A U^T, or with ``inverse`` U^T A U; without ``vectors`` U is the identity."""
+    """U A U^T, or with ``inverse`` U^T A U, all (..., n, n); without ``vectors`` U is the identity."""
     if vectors is None:
         return matrix
     return vectors.mT @ matrix @ vectors if inverse else vectors @ matrix @ vectors.mT

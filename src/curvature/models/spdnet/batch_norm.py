@@ -193,6 +193,9 @@ class SPDMBN(RiemannianBatchNorm):
         karcher_steps: of the batch mean.
         final_momentum: batch size over the batch size that would need no running mean, in (0, 1].
         schedule_steps: batches K >= 2 until then.
+
+    Raises:
+        ConfigError: ``final_momentum`` or ``schedule_steps`` out of range.
     """
 
     training_mean: Tensor

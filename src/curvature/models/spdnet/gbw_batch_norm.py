@@ -16,6 +16,7 @@ from curvature.geometry.spd.spectral import (
     congruent,
     eigensystem,
     spectral,
+    trace,
 )
 from curvature.models.spdnet.batch_norm import RiemannianBatchNorm, spd_parameter
 
@@ -144,7 +145,7 @@ class GBWBatchNorm(RiemannianBatchNorm):
     def _variance(self, mean: Tensor, Y: Tensor, cross: Tensor) -> Tensor:
         if self.variance_about == "identity":
             mean, cross = torch.eye(self.n, dtype=Y.dtype, device=Y.device), matrix_sqrt(Y)
-        squared = _trace(mean) + _trace(Y) - 2 * _trace(cross)
+        squared = trace(mean) + trace(Y) - 2 * trace(cross)
         return squared.clamp_min(0.0).mean() / self.theta**2
 
     def extra_repr(self) -> str:
@@ -175,7 +176,3 @@ def _log_of_exp(V: Tensor, eye: Tensor) -> tuple[Tensor, Tensor]:
 
 def _indefinite(W: Tensor) -> Tensor:
     return torch.linalg.cholesky_ex(W.detach())[1] > 0
-
-
-def _trace(matrix: Tensor) -> Tensor:
-    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -48,10 +48,13 @@ class BiMap(nn.Module):
 
 
 class ReEig(nn.Module):
-    """Eigenvalues below ``threshold`` are raised to it.
+    """Eigenvalues of symmetric (..., n, n) below ``threshold`` are raised to it.
 
     Args:
         threshold: > 0, default 1e-4.
+
+    Raises:
+        ConfigError: a ``threshold`` that is not above 0.
     """
 
     def __init__(self, threshold: float = 1e-4) -> None:
@@ -89,6 +92,9 @@ class Covariance(nn.Module):
 
     Args:
         ridge: >= 0, default 1e-5.
+
+    Raises:
+        ConfigError: a negative ``ridge``.
     """
 
     def __init__(self, ridge: float = 1e-5) -> None:

@@ -19,13 +19,13 @@ class Oracle(Protocol):
     """Fresh stochastic derivatives of the objective at any point, e.g. :class:`curvature.rl.PolicyOracle`."""
 
     def gradient(self, parameters: Sequence[Tensor]) -> Vector:
-        """Estimate of the gradient, from a sample at ``parameters``."""
+        """Estimate of the gradient, shaped as ``parameters``, from a sample at them."""
 
     def hessian_vector_product(self, parameters: Sequence[Tensor], direction: Sequence[Tensor]) -> Vector:
-        """Estimate of the Hessian times ``direction``, from a sample at ``parameters``."""
+        """Estimate of the Hessian times ``direction``, shaped as it, from a sample at ``parameters``."""
 
     def gradient_pair(self, parameters: Sequence[Tensor], previous: Sequence[Tensor]) -> tuple[Vector, Vector]:
-        """Estimates of the gradients at both points, from one sample at ``parameters``."""
+        """Estimates of the gradients at both points, shaped as they are, from one sample at ``parameters``."""
 
 
 class Ascent(torch.optim.Optimizer):
