@@ -31,7 +31,6 @@ KEPT = (
     "return/final",
     "return/mean",
     "error/slope",
-    "error/final",
     "gap/slope",
     "gap/final",
     "unstable",
