@@ -99,8 +99,8 @@ def _is_record(content: Any) -> bool:
     return isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader, or a crash at any moment, sees the old contents or the new, never a part.
+def write_atomically(path: Path, contents: str | bytes) -> None:
+    """Write ``contents`` so that a reader, or a crash at any moment, sees the old contents or the new, never a part.
 
     Raises:
         OSError: it cannot be written; ``filename`` is ``path``.
@@ -108,8 +108,8 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as stream:
-            stream.write(text)
+        with temporary.open("wb") as stream:
+            stream.write(contents.encode() if isinstance(contents, str) else contents)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

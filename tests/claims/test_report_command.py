@@ -205,7 +205,7 @@ def test_outputs_that_cannot_be_written_are_one_clear_error(judged, mounted, tmp
     disk = mounted("size=2m")
     shutil.copytree(tmp_path / "outputs", disk / "outputs")
     report = disk / "outputs" / "report"
-    before = {path.name: path.read_text() for path in report.iterdir()}
+    before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
     if state == "full":
         filled(disk)
     else:
@@ -217,8 +217,9 @@ def test_outputs_that_cannot_be_written_are_one_clear_error(judged, mounted, tmp
     assert ("once there is room" in result.stderr) == (state == "full")
     assert ("outputs=FOLDER" in result.stderr) == (state != "full")
     assert "Traceback" not in result.stderr
-    after = {path.name: path.read_text() for path in report.iterdir()}
-    assert set(after) == set(before) and after["index.html"] == before["index.html"]
+    after = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
+    index = report / "index.html"
+    assert set(after) == set(before) and after[index] == before[index]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from urllib.parse import urldefrag
 
 import pytest
 from claims_support import PAPER, claims_of, fabricated, verdict_of
+from matplotlib.image import imread
 
 from curvature.claims.palette import ORDER
 from curvature.claims.papers import PaperVerdicts
@@ -104,6 +105,16 @@ def test_every_link_resolves_and_nothing_is_fetched(report):
             file, fragment = urldefrag(target)
             assert (report.parent / file).exists(), target
             assert not fragment or f'id="{fragment}"' in (report.parent / file).read_text()
+
+
+def test_each_claim_with_runs_has_a_picture(report):
+    """One panel a part; committed results, which have no runs, have none."""
+    drawn = {path.stem for path in report.with_name("spd_batchnorm").glob("*.png")}
+    entries = json.loads((report.parent / "pages.json").read_text())["spd_batchnorm"]["claims"]
+    assert drawn == {claim["id"] for claim in entries if claim["verdict"] != "not run"}
+    heights = {name: imread(report.with_name("spd_batchnorm") / f"{name}.png").shape[0] for name in ("C2", "C10")}
+    assert heights["C10"] > heights["C2"] > 130
+    assert not report.with_name("sgd_stability").exists()
 
 
 def test_every_claim_is_on_the_index_and_committed_results_are_marked(report):

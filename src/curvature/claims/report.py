@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from curvature.claims.effects import effect_pieces, effect_text
 from curvature.claims.palette import ORDER, PALETTE
 from curvature.claims.papers import PaperVerdicts, committed_paper
+from curvature.claims.plots import plot_claim
 from curvature.claims.scoreboard import Board
 from curvature.claims.strips import strip
 from curvature.rundir import write_atomically
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def write_report(papers: Sequence[PaperVerdicts], folder: Path, boards: Iterable[Board] = ()) -> Path:
-    """Write ``index.html`` and a page for each paper into ``folder``.
+    """Write ``index.html``, a page for each paper and a PNG for each claim with runs into ``folder``.
 
     Pages of papers that were judged earlier stay. Each file is replaced as a whole or not at all, the index last.
 
@@ -44,6 +46,7 @@ def write_report(papers: Sequence[PaperVerdicts], folder: Path, boards: Iterable
         entries[paper.page] = _write(paper, folder, templates)
     for page in set(earlier) - set(entries):
         (folder / f"{page}.html").unlink(missing_ok=True)
+        shutil.rmtree(folder / page, ignore_errors=True)
     write_atomically(folder / "pages.json", json.dumps(entries, indent=1))
     ordered = sorted(entries.values(), key=lambda entry: (entry["paper"], entry["scale"] != "desk", entry["scale"]))
     write_atomically(folder / "index.html", templates.get_template("index.html.j2").render(papers=ordered))
@@ -102,8 +105,14 @@ def _templates() -> "Environment":
 
 
 def _write(paper: PaperVerdicts, folder: Path, templates: "Environment") -> dict[str, Any]:
-    """Write the page of a paper; returns its entry in the index."""
-    write_atomically(folder / f"{paper.page}.html", templates.get_template("paper.html.j2").render(paper=paper))
+    """Write the page of a paper and the pictures of its claims; returns its entry in the index."""
+    pictures = {
+        verdict.claim.id: f"{paper.page}/{verdict.claim.id}.png"
+        for verdict in paper.verdicts
+        if not verdict.committed and plot_claim(verdict, folder / paper.page / f"{verdict.claim.id}.png")
+    }
+    content = templates.get_template("paper.html.j2").render(paper=paper, pictures=pictures)
+    write_atomically(folder / f"{paper.page}.html", content)
     source = paper.claims.paper
     return {
         "page": paper.page,
