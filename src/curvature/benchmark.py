@@ -143,6 +143,7 @@ def plot_growth(paths: Mapping[str, Any], picture: Path) -> None:
         picture: file to write.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     columns = 4
     lines = math.ceil(len(paths) / columns)
@@ -157,6 +158,8 @@ def plot_growth(paths: Mapping[str, Any], picture: Path) -> None:
             line = [anchor * (size / middle) ** exponent for size in ends]
             axis.loglog(ends, line, style, label=f"{label}, slope {exponent:.3g}")
         axis.set(title=name, xlabel=path["over"], ylabel="CPU s")
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_minor_formatter(NullFormatter())
         axis.legend(fontsize="x-small")
     for axis in axes[len(paths) :]:
         axis.set_visible(False)
