@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from curvature.cli import group_options
+from curvature.configs import group_options
 
 CONF = Path(__file__).parents[2] / "conf"
 SEED = int(os.environ.get("CURVATURE_FUZZ_SEED", "0"))

@@ -105,10 +105,9 @@ class ClassificationDataModule(StreamedDataModule):
         """The sources by split; ``val`` and ``test`` may be missing.
 
         Raises:
-            AttributeError: a subclass does not override this.
             ConfigError: what the data lack.
         """
-        raise AttributeError(f"{type(self).__name__} does not say where its data comes from")
+        raise NotImplementedError
 
     def load_shifted(self) -> dict[str, Split]:
         """Further test sets, of images from another distribution; none by default."""

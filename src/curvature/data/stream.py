@@ -56,12 +56,8 @@ class StreamedDataModule(pl.LightningDataModule):
         self._total, self._start = total, start
 
     def train_loader(self) -> Any:
-        """One epoch of training batches; see :class:`BatchStream` for what its batch sampler must offer.
-
-        Raises:
-            AttributeError: a subclass does not override this.
-        """
-        raise AttributeError(f"{type(self).__name__} has no training data")
+        """One epoch of training batches; see :class:`BatchStream` for what its batch sampler must offer."""
+        raise NotImplementedError
 
     def train_dataloader(self) -> Any:
         loader = self.train_loader()
