@@ -125,6 +125,8 @@ def test_every_claim_is_on_the_index_and_committed_results_are_marked(report):
     assert report.read_text().count("<li data-verdict") == sum(len(board.claims.claims) for board in everything)
     marked = {page for page, entry in entries.items() if any(claim["committed"] for claim in entry["claims"])}
     assert marked and not marked & set(JUDGED)
+    kept = [sum(claim["committed"] for claim in entry["claims"]) for entry in entries.values()]
+    assert [f"({count} committed results" in report.read_text() for count in kept if count] == [True] * len(marked)
     for page in entries:
         text = report.with_name(f"{page}.html").read_text()
         assert ("committed result, not from this store" in text) == (page in marked)
