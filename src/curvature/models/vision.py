@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from curvature.errors import ConfigError
@@ -118,6 +119,7 @@ def resnet(
     bottleneck: bool = True,
     small_stem: bool = False,
     zero_head: bool = False,
+    channels_last: bool = False,
 ) -> nn.Module:
     """ResNet with batch normalisation (He et al. 2016).
 
@@ -129,6 +131,8 @@ def resnet(
         bottleneck: bottleneck blocks instead of basic ones.
         small_stem: one 3x3 convolution without pooling, for small images.
         zero_head: the classifier begins at zero.
+        channels_last: weights in NHWC order, which convolutions, here and with bf16 on GPUs, run faster with. The
+            function is the same up to rounding.
 
     Raises:
         ConfigError: no stages or too many.
@@ -152,7 +156,7 @@ def resnet(
     if zero_head:
         nn.init.zeros_(network.fc.weight)
         nn.init.zeros_(network.fc.bias)
-    result: nn.Module = network
+    result: nn.Module = network.to(memory_format=torch.channels_last) if channels_last else network
     return result
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from curvature.models.vision import mlp_mixer, vision_transformer
+from curvature.models.vision import mlp_mixer, resnet, vision_transformer
 
 WIDTH, HIDDEN = 192, 768
 
@@ -63,3 +63,19 @@ def test_the_mixer_has_the_same_kernels():
 def test_the_library_keeps_its_own():
     weight = vit(initialisation="library").blocks[0].attn.qkv.weight
     assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_resnet_in_channels_last_order_is_the_same_function():
+    networks = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        networks.append(resnet((3, 16, 16), 10, [1, 1, 1], 12, False, True, channels_last=channels_last).double())
+    images = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    plain, last = (network(images) for network in networks)
+    assert (plain - last).abs().max() < 1e-12
+    plain.square().sum().backward()
+    last.square().sum().backward()
+    for mine, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert (mine.grad - other.grad).abs().max() <= 1e-10 * mine.grad.abs().max() + 1e-12
+    assert networks[1].layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not networks[1].layer1[0].conv1.weight.is_contiguous()
