@@ -202,10 +202,9 @@ class SlimReport(pl.Callback):
             tracker.log_figure(saliency_figure(pruner, self._history, self._accuracy), "plots/saliency.png")
 
 
-def example_batch(datamodule: Any) -> Tensor:
-    """Two training inputs (2, ...) of a data module, as they are in training but for augmentation."""
-    inputs: Tensor = datamodule.measurement_batches(2, "train", 2)[0][0]
-    return inputs
+def example_batch(datamodule: Any) -> Any:
+    """Inputs of two training examples of a data module, as they are in training but for augmentation."""
+    return datamodule.measurement_batches(2, "train", 2)[0][0]
 
 
 def save_slim(model: torch.nn.Module, space: SearchSpace, directory: Path) -> None:

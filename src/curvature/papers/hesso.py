@@ -11,44 +11,23 @@ from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 from curvature.pruning import SearchSpace, build_search_space
 from curvature.training.classifier import Classifier
+from curvature.training.supervised import Supervised
 
 
-class Hesso(Classifier):
-    """Classification by a network that is trained and pruned by one optimiser, which is made from its search space.
+class TrainedAndPruned(Supervised):
+    """Training by one optimiser that is made from the model's search space and prunes it on the way, for any task.
 
     ``passes/forward`` and ``passes/backward`` in ``results`` count the passes of a training step, and
     ``passes/without_progress`` the share of steps after which the weights were as before, or were put back later.
 
     Args:
-        seed: of the batches of the pretraining.
-        pretrain_steps: Adam steps on the network before the optimiser begins, with the batch of the data module.
-        pretrain_lr: their learning rate.
-        rescale: part of a parameter's name -> factor on it after pretraining; of inverse factors on the two sides of a
-            ReLU, the function takes no notice.
         exclude: parts of names of layers that are not pruned.
-        **options: see :class:`curvature.training.classifier.Classifier`; ``optimizer`` takes a search space.
-
-    Raises:
-        ConfigError: negative steps, or a factor for no parameter.
+        **options: see :class:`curvature.training.supervised.Supervised`; ``optimizer`` takes a search space.
     """
 
-    def __init__(
-        self,
-        seed: int = 0,
-        pretrain_steps: int = 0,
-        pretrain_lr: float = 1e-3,
-        rescale: Mapping[str, float] | None = None,
-        exclude: tuple[str, ...] = (),
-        **options: Any,
-    ) -> None:
+    def __init__(self, exclude: tuple[str, ...] = (), **options: Any) -> None:
         super().__init__(**options)
-        if pretrain_steps < 0:
-            raise ConfigError("module.pretrain_steps", pretrain_steps, "an integer >= 0")
-        self.rescale = dict(rescale or {})
-        names = [name for name, _ in self.model.named_parameters()]
-        if unused := [part for part in self.rescale if not any(part in name for name in names)]:
-            raise ConfigError("module.rescale", unused, f"parts of {', '.join(names[:8])}")
-        self.seed, self.pretrain_steps, self.pretrain_lr, self.exclude = seed, pretrain_steps, pretrain_lr, exclude
+        self.exclude = exclude
         self.search_space: SearchSpace | None = None
         self.results: dict[str, float] = {}
         self._counts = {"forward": 0, "backward": 0, "steps": 0, "idle": 0}
@@ -67,6 +46,82 @@ class Hesso(Classifier):
             self._build(self.trainer.datamodule)  # type: ignore[attr-defined]
         optimizer = self.optimizer_factory(self.search_space)
         return [optimizer], [self.schedule_factory(optimizer, max_steps=self.max_steps)]
+
+    def on_train_start(self) -> None:
+        def count(*_: Any) -> None:
+            self._counts["forward"] += self.model.training and torch.is_grad_enabled()
+
+        self.model.register_forward_hook(count)
+
+    def on_after_backward(self) -> None:
+        self._counts["backward"] += 1
+
+    def optimizer_step(self, inputs: Any, targets: Any) -> torch.Tensor:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        loss = self.training_loss(inputs, targets)
+        self.manual_backward(loss)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm, foreach=True)
+        # HESSO-CRIC compares losses while it samples.
+        optimizer.step(lambda: loss.detach())
+        self._counts["steps"] += 1
+        self._counts["idle"] += getattr(optimizer.optimizer, "phase", "") in ("projection", "cycle")
+        return loss.detach()
+
+    def on_train_end(self) -> None:
+        steps = max(1, self._counts["steps"])
+        for which in ("forward", "backward"):
+            self.results[f"passes/{which}"] = self._counts[which] / steps
+        self.results["passes/without_progress"] = self._counts["idle"] / steps
+        pruner = getattr(self.trainer.optimizers[0], "pruner", None)
+        if pruner is not None:
+            self.results["groups/target"] = float(pruner.target)
+            self.results |= self._left_per_layer(pruner.state["pruned"])
+
+    def _left_per_layer(self, pruned: torch.Tensor) -> dict[str, float]:
+        assert self.search_space is not None
+        left = [int((~pruned[node.start : node.start + node.size]).sum()) for node in self.search_space.nodes]
+        return {"groups/least_left": float(min(left, default=0))}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["counts"] = dict(self._counts)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._counts.update(checkpoint["counts"])
+
+
+class Hesso(TrainedAndPruned, Classifier):
+    """Classification by a network that is trained densely, then trained and pruned at once.
+
+    Args:
+        seed: of the batches of the pretraining.
+        pretrain_steps: Adam steps on the network before the optimiser begins, with the batch of the data module.
+        pretrain_lr: their learning rate.
+        rescale: part of a parameter's name -> factor on it after pretraining; of inverse factors on the two sides of a
+            ReLU, the function takes no notice.
+        **options: see :class:`TrainedAndPruned` and :class:`curvature.training.classifier.Classifier`.
+
+    Raises:
+        ConfigError: negative steps, or a factor for no parameter.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        pretrain_steps: int = 0,
+        pretrain_lr: float = 1e-3,
+        rescale: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if pretrain_steps < 0:
+            raise ConfigError("module.pretrain_steps", pretrain_steps, "an integer >= 0")
+        self.rescale = dict(rescale or {})
+        names = [name for name, _ in self.model.named_parameters()]
+        if unused := [part for part in self.rescale if not any(part in name for name in names)]:
+            raise ConfigError("module.rescale", unused, f"parts of {', '.join(names[:8])}")
+        self.seed, self.pretrain_steps, self.pretrain_lr = seed, pretrain_steps, pretrain_lr
 
     def on_fit_start(self) -> None:
         if self.trainer.ckpt_path is not None:
@@ -99,46 +154,3 @@ class Hesso(Classifier):
             self.criterion(self.model(inputs[chosen]), labels[chosen]).backward()
             optimizer.step()
         optimizer.zero_grad()
-
-    def on_train_start(self) -> None:
-        def count(*_: Any) -> None:
-            self._counts["forward"] += self.model.training and torch.is_grad_enabled()
-
-        self.model.register_forward_hook(count)
-
-    def on_after_backward(self) -> None:
-        self._counts["backward"] += 1
-
-    def optimizer_step(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        loss = self.criterion(self.model(inputs), labels)
-        self.manual_backward(loss)
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm, foreach=True)
-        # HESSO-CRIC compares losses while it samples.
-        optimizer.step(lambda: loss.detach())
-        self._counts["steps"] += 1
-        self._counts["idle"] += getattr(optimizer.optimizer, "phase", "") in ("projection", "cycle")
-        return loss.detach()
-
-    def on_train_end(self) -> None:
-        steps = max(1, self._counts["steps"])
-        for which in ("forward", "backward"):
-            self.results[f"passes/{which}"] = self._counts[which] / steps
-        self.results["passes/without_progress"] = self._counts["idle"] / steps
-        pruner = getattr(self.trainer.optimizers[0], "pruner", None)
-        if pruner is not None:
-            self.results["groups/target"] = float(pruner.target)
-            self.results |= self._left_per_layer(pruner.state["pruned"])
-
-    def _left_per_layer(self, pruned: torch.Tensor) -> dict[str, float]:
-        assert self.search_space is not None
-        left = [int((~pruned[node.start : node.start + node.size]).sum()) for node in self.search_space.nodes]
-        return {"groups/least_left": float(min(left, default=0))}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["counts"] = dict(self._counts)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._counts.update(checkpoint["counts"])
