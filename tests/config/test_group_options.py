@@ -28,6 +28,7 @@ HOSTS = {
     "recipe/grassmann": ["experiment=paper/grassmann_head", "+"],
     "recipe/grassmann_cifar10_subset": ["experiment=lab/grassmann_head", "+"],
     "recipe/hesso": ["experiment=paper/hesso", "+"],
+    "recipe/hesso_cifar10_subset": ["experiment=lab/hesso", "+"],
     "recipe/hesso_phi2": ["experiment=hesso", "+"],
     "recipe/sam": ["experiment=paper/sam_vit"],
     "schedule": ["experiment=sam_vit"],
