@@ -69,7 +69,7 @@ class ClassificationDataModule(StreamedDataModule):
         repeats: int = 1,
         train_image_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_workers)
         if not 0.0 <= label_noise <= 1.0:
             raise ConfigError("data.label_noise", label_noise, "a share between 0 and 1")
         if len(image_shape) != 3 or min(image_shape) < 1:
@@ -79,7 +79,7 @@ class ClassificationDataModule(StreamedDataModule):
             "eval_batch_size": (eval_batch_size, 1),
             "batch_size": (batch_size, 1),
         }
-        lower |= {"num_workers": (num_workers, 0), "label_noise_seed": (label_noise_seed, 0)}
+        lower |= {"label_noise_seed": (label_noise_seed, 0)}
         lower |= {"seed": (seed, 0), "order_seed": (order_seed, 0), "repeats": (repeats, 1)}
         for key, (value, least) in lower.items():
             if value < least:
@@ -90,7 +90,7 @@ class ClassificationDataModule(StreamedDataModule):
         self.num_classes, self.image_shape = num_classes, tuple(image_shape)
         self.train_image_shape = tuple(train_image_shape) if train_image_shape is not None else self.image_shape
         self.repeats = repeats
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.label_noise, self.label_noise_seed = label_noise, label_noise_seed
         self.corruptions = {name: corrupt for name, corrupt in (corruptions or {}).items() if corrupt is not None}
         for name, corrupt in self.corruptions.items():
@@ -189,12 +189,16 @@ class ClassificationDataModule(StreamedDataModule):
         Raises:
             ConfigError: the split is unknown or smaller than ``count``.
         """
+        self.check_count("images", count, split)
+        batches = InOrder(count, batch_size)
+        return [self.splits[split].examples(batch.indices) for batch in batches]
+
+    def check_count(self, key: str, count: int, split: str) -> None:
+        """Raises ConfigError for ``key`` unless the split has ``count`` examples, at least one."""
         if split not in SPLITS:
             raise ConfigError("split", split, f"one of {', '.join(SPLITS)}")
         if not 1 <= count <= len(self.splits[split]):
-            raise ConfigError("images", count, f"from 1 to the {len(self.splits[split])} examples of the {split} split")
-        batches = InOrder(count, batch_size)
-        return [self.splits[split].examples(batch.indices) for batch in batches]
+            raise ConfigError(key, count, f"from 1 to the {len(self.splits[split])} examples of the {split} split")
 
     def _noisy(self, labels: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(derive("label noise", self.label_noise_seed))
@@ -227,23 +231,5 @@ class ClassificationDataModule(StreamedDataModule):
                 for corrupt in self.corruptions.values():
                     corrupt(images, next(iter(InOrder(1, 1))).indices)
 
-    def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
     def _in_order(self, batches: SplitBatches) -> DataLoader[Any]:
         return self._loader(batches, InOrder(len(batches), self.eval_batch_size, *self._process()))
-
-    def _loader(self, batches: SplitBatches, sampler: Any, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            batches,
-            batch_sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_whole,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),
-            **options,
-        )
-
-
-def _whole(batch: Any) -> Any:
-    return batch

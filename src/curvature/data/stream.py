@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from curvature.errors import ConfigError
 
 
 class BatchStream:
@@ -44,10 +48,19 @@ class StreamedDataModule(pl.LightningDataModule):
     """A data module whose training data is a :class:`BatchStream` once the engine has said how long it is.
 
     Subclasses implement :meth:`train_loader`, and the usual ``setup``, ``val_dataloader`` and ``test_dataloader``.
+
+    Args:
+        num_workers: processes that load data.
+
+    Raises:
+        ConfigError: a negative number of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_workers: int = 0) -> None:
         super().__init__()
+        if num_workers < 0:
+            raise ConfigError("data.num_workers", num_workers, "an integer >= 0")
+        self.num_workers = num_workers
         self._total: int | None = None
         self._start = 0
 
@@ -62,3 +75,23 @@ class StreamedDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Any:
         loader = self.train_loader()
         return loader if self._total is None else BatchStream(loader, self._total, self._start)
+
+    def _process(self) -> tuple[int, int]:
+        """Rank of this process and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _loader(self, batches: Dataset[Any], sampler: Any, **options: Any) -> DataLoader[Any]:
+        """A loader of whole batches: ``batches.__getitems__`` of what ``sampler`` yields."""
+        return DataLoader(
+            batches,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_whole,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+            **options,
+        )
+
+
+def _whole(batch: Any) -> Any:
+    return batch
