@@ -81,7 +81,7 @@ class Trainer:
 
     class datamodule:
         @staticmethod
-        def measurement_batches(count, split="train"):
+        def measurement_batches(count, split="train", batch_size=512):
             return DATA
 
 

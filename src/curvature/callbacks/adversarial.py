@@ -17,11 +17,18 @@ class AdversarialAccuracy(pl.Callback):
         attack: see :class:`curvature.training.adversarial.ProjectedGradient`.
         images: number of test images.
         seed: of the attack's random starts.
+
+    Raises:
+        ConfigError: before training, more images than the test split has.
     """
 
     def __init__(self, attack: ProjectedGradient, images: int = 1000, seed: int = 0) -> None:
         self.attack, self.images, self.seed = attack, images, seed
         self.results: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            trainer.datamodule.check_count("callbacks.adversarial.images", self.images, "test")  # type: ignore[attr-defined]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

@@ -31,9 +31,10 @@ class Measures(pl.Callback):
         probes: probe vectors of the trace.
         tolerance: relative residual at which the eigenvalue is accepted.
         every_n_steps: measure during training too, and log under the same names; None does not.
+        batch_size: examples evaluated at once; it bounds the memory and changes nothing else.
 
     Raises:
-        ConfigError: an unknown measure.
+        ConfigError: an unknown measure or a number out of range; before training, more images than there are.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class Measures(pl.Callback):
         probes: int = 32,
         tolerance: float = 1e-3,
         every_n_steps: int | None = None,
+        batch_size: int = 512,
     ) -> None:
         unknown = sorted(set(measures) - set(MEASURES))
         if unknown:
             raise ConfigError("callbacks.measures.measures", unknown, f"some of {', '.join(MEASURES)}")
-        for name, count in (("images", images), ("draws", draws), ("probes", probes)):
+        for name, count in {"images": images, "draws": draws, "probes": probes, "batch_size": batch_size}.items():
             if count < 1:
                 raise ConfigError(f"callbacks.measures.{name}", count, "an integer >= 1")
         if not tolerance > 0.0:
@@ -58,8 +60,13 @@ class Measures(pl.Callback):
             raise ConfigError("callbacks.measures.sigmas", list(sigmas), "one or more numbers >= 0")
         self.measures, self.images, self.sigmas = tuple(measures), images, tuple(sigmas)
         self.draws, self.probes, self.tolerance = draws, probes, tolerance
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.batch_size = every_n_steps, batch_size
         self.results: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            for split in ["train", *["test"] * ("activity" in self.measures)]:
+                trainer.datamodule.check_count("callbacks.measures.images", self.images, split)  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -79,7 +86,7 @@ class Measures(pl.Callback):
 
         model = copy.deepcopy(pl_module.model).double()
         criterion = getattr(pl_module, "evaluation_criterion", pl_module.criterion)
-        train, test = (self._batches(trainer, pl_module, split) for split in ("train", "test"))
+        train = self._batches(trainer, pl_module, "train")
         results: dict[str, float] = {}
         with torch.enable_grad():
             if "lambda_max" in self.measures:
@@ -94,7 +101,7 @@ class Measures(pl.Callback):
                 results[f"sharpness/average_flatness/{sigma}"] = value
                 results["sharpness/average_flatness"] = value
         if "activity" in self.measures:
-            results |= _thirds(active_fraction(model, test))
+            results |= _thirds(active_fraction(model, self._batches(trainer, pl_module, "test")))
         if "norm" in self.measures:
             results["norm/weights"] = weight_norm(model)
         if "loss" in self.measures:
@@ -102,7 +109,7 @@ class Measures(pl.Callback):
         return results
 
     def _batches(self, trainer: pl.Trainer, pl_module: Any, split: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        batches = trainer.datamodule.measurement_batches(self.images, split)  # type: ignore[attr-defined]
+        batches = trainer.datamodule.measurement_batches(self.images, split, self.batch_size)  # type: ignore[attr-defined]
         return [(inputs.to(pl_module.device).double(), labels.to(pl_module.device)) for inputs, labels in batches]
 
 

@@ -19,7 +19,8 @@ class StepTime(pl.Callback):
 
     With ``compare`` and an optimiser that wraps a base optimiser (its factory has ``base_optimizer``), also
     ``results[name]``: the median ratio of a wrapped step to a plain base-optimiser step, from interleaved repetitions
-    on copies of the trained model and one batch of the training data.
+    on copies of the trained model, in the trainer's precision and without communication of gradients, on the images of
+    one perturbation: the batch of one device, or ``pl_module.m`` of them if that is less.
 
     Args:
         compare: measure the ratio.
@@ -55,30 +56,32 @@ class StepTime(pl.Callback):
             self.results["time/step_ms"] = 1000.0 * seconds / steps
         factory: Any = getattr(pl_module, "optimizer_factory", None)
         wrapped = isinstance(factory, partial) and "base_optimizer" in factory.keywords
-        if self.compare and wrapped and trainer.is_global_zero:
+        if self.compare and wrapped:  # on every process: an optimiser that averages would wait for the others
             self.results[self.name] = self._ratio(trainer, pl_module, factory)
 
     def _ratio(self, trainer: pl.Trainer, pl_module: Any, factory: Any) -> float:
-        size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        local = trainer.datamodule.batch_size // trainer.world_size  # type: ignore[attr-defined]
+        size = min(local, getattr(pl_module, "m", None) or local)
         inputs, labels = trainer.datamodule.measurement_batches(size, "train", size)[0]  # type: ignore[attr-defined]
         inputs, labels = inputs.to(pl_module.device), labels.to(pl_module.device)
         base = factory.keywords["base_optimizer"]
         with torch.random.fork_rng(enabled=True):
-            steps = [self._stepper(pl_module, make, inputs, labels) for make in (base, factory)]
+            steps = [self._stepper(trainer, pl_module, make, inputs, labels) for make in (base, factory)]
             times = [[_timed(step) for step in steps] for _ in range(self.repetitions)]
         kept = times[self.repetitions // 5 :]
         return statistics.median(wrapped / plain for plain, wrapped in kept)
 
     @staticmethod
     def _stepper(
-        pl_module: Any, make: Callable[..., Any], inputs: torch.Tensor, labels: torch.Tensor
+        trainer: pl.Trainer, pl_module: Any, make: Callable[..., Any], inputs: torch.Tensor, labels: torch.Tensor
     ) -> Callable[[], None]:
         model = copy.deepcopy(pl_module.model).train()
         optimizer = make(list(model.named_parameters()))
 
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
-            loss: torch.Tensor = pl_module.criterion(model(inputs), labels)
+            with trainer.precision_plugin.forward_context():
+                loss: torch.Tensor = pl_module.criterion(model(inputs), labels)
             loss.backward()
             return loss
 

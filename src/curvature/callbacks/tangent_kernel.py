@@ -21,7 +21,7 @@ class TangentKernelCondition(pl.Callback):
         images: number of examples, at most 64.
 
     Raises:
-        ConfigError: an unknown mode or a number of images out of range.
+        ConfigError: an unknown mode or a number of images out of range; before training, more images than there are.
     """
 
     def __init__(self, modes: Sequence[str] = ("per_logit",), images: int = 16) -> None:
@@ -31,6 +31,10 @@ class TangentKernelCondition(pl.Callback):
             raise ConfigError("callbacks.tangent_kernel.images", images, "from 2 to 64")
         self.modes, self.images = tuple(modes), images
         self.results: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            trainer.datamodule.check_count("callbacks.tangent_kernel.images", self.images, "train")  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         # A resumed run no longer has its initial weights; its results come from the checkpoint.
