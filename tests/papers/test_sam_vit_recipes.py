@@ -11,6 +11,7 @@ from curvature.callbacks.fine_tuning import FineTuning
 from curvature.data.digit_groups import GroupedDigitsDataModule
 from curvature.engine import run
 from curvature.errors import CurvatureError
+from curvature.papers.sam_vit import SamViT, SupervisedContrastive
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = ["tracking=offline", "trainer.enable_progress_bar=false", "callbacks.measures=null", "callbacks.step_time=null"]
@@ -64,6 +65,21 @@ def test_contrastive_learning_has_two_phases(tmp_path, optimizer):
     cfg = composed(*SMALL, *options, "max_steps=7", "module.contrastive_steps=7")
     with pytest.raises(Exception, match="contrastive_steps"):
         instantiate(cfg.module)
+
+
+@pytest.mark.parametrize("optimizer", ["sam", "asam", "gsam"])
+def test_the_classifier_on_contrastive_features_is_trained_without_perturbation(tmp_path, optimizer, monkeypatch):
+    seen = []
+
+    def recorded(self, batch, batch_idx):
+        loss = SamViT.training_step(self, batch, batch_idx)
+        seen.append(self.trainer.optimizers[0].last_perturbed_loss is not None)
+        return loss
+
+    monkeypatch.setattr(SupervisedContrastive, "training_step", recorded, raising=False)
+    recipe = ["+recipe=sam_vit_contrastive", "max_steps=5", "module.contrastive_steps=3"]
+    trained(tmp_path, f"optimizer={optimizer}", *recipe)
+    assert seen == [True, True, True, False, False]
 
 
 def test_transfer_fine_tunes_a_copy_in_the_same_way_for_every_arm(tmp_path):

@@ -69,7 +69,7 @@ class SAM(Optimizer):
 
     Attributes:
         last_grad_norm: ||T_w g|| of the last chunk, a tensor; None before the first perturbed step.
-        last_perturbed_loss: mean loss at w + e of the last step; None before the first perturbed step.
+        last_perturbed_loss: mean loss at w + e of the last step; None if it was not perturbed, and before the first.
 
     Raises:
         ConfigError: an argument outside its range, or ``adaptive_scope="weight"`` without names.
@@ -183,8 +183,7 @@ class SAM(Optimizer):
         params = self._active()
         if params and self._combines_itself(len(closures)):
             average([param.grad for param in params if param.grad is not None])
-        if perturbed_losses:
-            self.last_perturbed_loss = mean_loss(perturbed_losses, shares)
+        self.last_perturbed_loss = mean_loss(perturbed_losses, shares) if perturbed_losses else None
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(params, self.max_grad_norm, foreach=True)
         self.base_optimizer.step()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from curvature.errors import ConfigError
-from curvature.optim import SAM, consecutive_ranks
+from curvature.optim import GSAM, SAM, consecutive_ranks
 from curvature.optim.averaging import world_size
 from curvature.training.adversarial import ProjectedGradient
 from curvature.training.batches import drawn_from
@@ -136,6 +136,8 @@ class SupervisedContrastive(SamViT):
         optimizer = self.trainer.optimizers[0]
         if self.trainer.global_step >= self.contrastive_steps and isinstance(optimizer, SAM):
             optimizer.rho = 0.0
+            if isinstance(optimizer, GSAM):
+                optimizer.rho_min = 0.0
 
     def training_loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         model: Any = self.model
