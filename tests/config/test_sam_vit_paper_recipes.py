@@ -1,14 +1,19 @@
 """Per-model settings of experiment=paper/sam_vit: composed, built without memory, counted and billed."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 
+from curvature.data.augment import PerExample
+from curvature.engine import _trainer_options
 from curvature.models.cost import forward_macs, gpu_hours
 from curvature.models.vision import vision_transformer
 from curvature.papers.sam_vit_cost import bill, recipes
@@ -45,15 +50,42 @@ def test_bill(recipe, expected):
 
 
 def test_every_recipe_is_billed():
-    assert set(MODELS) < set(recipes())
-    assert len(recipes()) == 18
+    assert set(MODELS) | set(FURTHER) == set(recipes())
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipes() if name not in MODELS])
-def test_further_sizes_compose(recipe):
-    cfg = composed(f"recipe={recipe}")
-    assert cfg.model.patch_size == int(recipe.rsplit("_", 1)[1][1:])
-    assert 0.05 <= cfg.rho <= 0.6
+def vit_s(patch):
+    """Parameters of ViT-S from the published S/16: patches and positions differ."""
+    return 22_050_664 + 384 * (3 * (patch**2 - 16**2) + (224 // patch) ** 2 - 14**2)
+
+
+def mixer(patch, width, depth, tokens_mlp, channels_mlp):
+    """Parameters of a Mixer of 1000 classes, counted by hand."""
+    tokens = (224 // patch) ** 2
+    mixing = 2 * tokens * tokens_mlp + tokens_mlp + tokens + 2 * width * channels_mlp + channels_mlp + width
+    return (3 * patch**2 + 1) * width + depth * (mixing + 4 * width) + 2 * width + 1000 * (width + 1)
+
+
+FURTHER = {
+    "sam_vit_s14": (vit_s(14), 0.1),
+    "sam_vit_s8": (vit_s(8), 0.15),
+    "sam_mixer_s32": (mixer(32, 512, 8, 256, 2048), 0.1),
+    "sam_mixer_s16": (mixer(16, 512, 8, 256, 2048), 0.15),
+    "sam_mixer_s8": (mixer(8, 512, 8, 256, 2048), 0.2),
+    "sam_mixer_b8": (mixer(8, 768, 12, 384, 3072), 0.6),
+}
+
+
+@pytest.mark.parametrize(("recipe", "expected"), FURTHER.items())
+def test_further_sizes_are_counted_by_hand(recipe, expected):
+    found = bill(recipe)
+    assert (found.parameters, found.rho) == expected
+    assert found.sam_hours > 0.0
+
+
+def test_counts_by_hand_give_the_published_ones():
+    assert mixer(16, 768, 12, 384, 3072) == MODELS["sam_mixer_b16"][0]
+    assert mixer(32, 768, 12, 384, 3072) == MODELS["sam_mixer_b32"][0]
+    assert vit_s(32) == MODELS["sam_vit_s32"][0]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +137,35 @@ def test_strong_augmentation_comes_on_top_of_a_recipe():
     _, labels = instantiate(cfg.module.mixing)(torch.rand(4, 3, 8, 8), torch.tensor([1, 2, 3, 999]))
     assert labels.shape == (4, 1000) and torch.allclose(labels.sum(1), torch.ones(4))
     assert cfg.rho == 0.2 and cfg.model.drop_path_rate == 0.1
+
+
+def test_strong_augmentation_of_cifar10_replaces_crop_and_flip():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=["experiment=lab/sam_vit", "+recipe=sam_vit_aug_lab"])
+    names = [item["_target_"].rsplit(".", 1)[1] for item in cfg.data.train_transform]
+    assert names == ["RandomCrop", "RandomHorizontalFlip", "RandAugment"]
+    augment = PerExample([instantiate(item) for item in cfg.data.train_transform])
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    changed = augment(images, np.arange(4))
+    assert changed.shape == images.shape and changed.dtype == torch.uint8 and not torch.equal(changed, images)
+    assert torch.equal(changed, augment(images, np.arange(4)))
+
+
+def test_adversarial_training_is_at_four_255ths_of_the_range():
+    cfg = composed("recipe=[sam_vit_s16,sam_vit_adversarial_imagenet]")
+    training, judging = instantiate(cfg.module.adversary), instantiate(cfg.callbacks.adversarial).attack
+    assert training.eps == judging.eps == pytest.approx(2 * 4 / 255, rel=1e-4)
+    assert (training.steps, judging.steps) == (1, 10)
+    assert training.step_size == pytest.approx(1.25 * training.eps, rel=1e-4)
+    assert judging.step_size == pytest.approx(0.25 * judging.eps)
+
+
+@pytest.mark.parametrize(("override", "expected"), [([], timedelta(hours=24)), (["trainer.strategy=auto"], None)])
+def test_processes_wait_a_day_for_the_measures_of_the_first(override, expected):
+    cfg = composed(*override)
+    strategy = _trainer_options(OmegaConf.to_container(cfg.trainer, resolve=True))["strategy"]
+    assert strategy == "auto" if expected is None else strategy._timeout == expected
+    assert cfg.callbacks.measures.batch_size * 10 < cfg.callbacks.measures.images
 
 
 def test_multiply_adds_of_one_block_by_hand():
