@@ -14,6 +14,7 @@ from curvature.errors import CurvatureError
 from curvature.papers.sam_vit import SamViT, SupervisedContrastive
 
 CONF = Path(__file__).parents[2] / "conf"
+LOSSES = ("train/loss", "train/loss_perturbed")
 SMALL = ["tracking=offline", "trainer.enable_progress_bar=false", "callbacks.measures=null", "callbacks.step_time=null"]
 
 
@@ -98,3 +99,12 @@ def test_fine_tuning_needs_its_data_before_training(tmp_path):
     tuning = FineTuning({"digits": target}, torch.optim.AdamW, lambda o, max_steps: None, 1)
     with pytest.raises(CurvatureError, match="train_size"):
         tuning.setup(type("Trainer", (), {"is_global_zero": True}), None, "fit")  # type: ignore[arg-type]
+
+
+def test_losses_at_w_and_at_w_plus_e_are_logged_apart(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(SamViT, "log_step", lambda self, values: seen.append(values))
+    trained(tmp_path, "optimizer=sam", "max_steps=3", "rho=0.5")
+    losses = {name: [float(values[name]) for values in seen if name in values] for name in LOSSES}
+    assert [len(values) for values in losses.values()] == [3, 3]
+    assert all(there > here for here, there in zip(*losses.values(), strict=True))

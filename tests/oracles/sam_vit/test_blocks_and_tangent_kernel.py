@@ -9,7 +9,7 @@ from torch import nn
 
 from curvature.errors import ConfigError
 from curvature.hessian.blocks import block_lambda_max, parameter_blocks
-from curvature.hessian.ntk import ntk_condition_number, tangent_kernel
+from curvature.hessian.ntk import MODES, ntk_condition_number, tangent_kernel
 from curvature.hessian.operator import exact_arithmetic, hessian
 from curvature.hessian.recursion import layer_hessians
 from curvature.hessian.spectrum import lambda_max
@@ -102,6 +102,20 @@ def test_recursion_equals_the_dense_hessian(activation):
         assert found.lambda_max() == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]), rel=1e-9, abs=1e-14)
 
 
+def test_hessian_of_a_mean_loss_is_the_mean_of_the_recursions_and_does_not_factor():
+    torch.manual_seed(2)
+    first = nn.Linear(4, 5, bias=False)
+    network = nn.Sequential(first, nn.Tanh(), nn.Linear(5, 3)).double()
+    examples, labels = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    found = [layer_hessians(network, CROSS_ENTROPY, x, y)[0] for x, y in zip(examples, labels, strict=True)]
+    operator = hessian(network, CROSS_ENTROPY, [(examples, labels)], [first.weight])
+    dense = operator @ torch.eye(operator.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(torch.stack([layer.dense() for layer in found]).mean(0), dense, atol=1e-14, rtol=0)
+    curvature = torch.stack([layer.preactivation for layer in found]).mean(0)
+    factored = torch.kron(curvature, examples.T @ examples / 6)
+    assert (factored - dense).abs().max() > 0.01 * dense.abs().max()
+
+
 def test_recursion_refuses_other_architectures():
     with pytest.raises(ConfigError, match="network"):
         layer_hessians(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), CROSS_ENTROPY, torch.zeros(2), torch.tensor(0))
@@ -138,12 +152,13 @@ def test_kernel_is_the_sum_over_layers_however_it_is_grouped(name):
     torch.testing.assert_close(torch.stack(rows) @ torch.stack(rows).T, whole, rtol=1e-9, atol=1e-11)
 
 
-def test_condition_number_ignores_scale_and_order_and_grows_with_examples():
+@pytest.mark.parametrize("mode", MODES)
+def test_condition_number_ignores_scale_and_order_and_grows_with_examples(mode):
     network, (inputs, _) = networks()["vit"], images(7)
-    kappa = ntk_condition_number(network, inputs, "trace").condition_number
-    assert ntk_condition_number(network, inputs.flip(0), "trace").condition_number == pytest.approx(kappa, rel=1e-7)
-    fewer = ntk_condition_number(network, inputs[:5], "trace").condition_number
-    assert fewer <= kappa
+    kappa = ntk_condition_number(network, inputs, mode).condition_number
+    assert ntk_condition_number(network, inputs.flip(0), mode).condition_number == pytest.approx(kappa, rel=1e-7)
+    fewer = ntk_condition_number(network, inputs[:5], mode).condition_number
+    assert fewer < kappa
 
     class Scaled(nn.Module):
         def __init__(self):
@@ -153,7 +168,7 @@ def test_condition_number_ignores_scale_and_order_and_grows_with_examples():
         def forward(self, x):
             return 3.0 * self.inner(x)
 
-    assert ntk_condition_number(Scaled(), inputs, "trace").condition_number == pytest.approx(kappa, rel=1e-7)
+    assert ntk_condition_number(Scaled(), inputs, mode).condition_number == pytest.approx(kappa, rel=1e-7)
 
 
 def test_repeated_example_gives_an_infinite_condition_number():
