@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvature.pruning.zoo_blocks import C2f, Carn, bert, llama, phi
+from curvature.models.super_resolution import CARN
+from curvature.pruning.zoo_blocks import C2f, bert, llama, phi
 
 
 class Residual(nn.Module):
@@ -341,8 +342,8 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "data-dependent branch": (Branching, _vectors),
     "hard-coded view": (HardCoded, _images),
     "frozen layer": (Frozen, _vectors),
-    "CARN": (lambda: Carn(width=8, stages=2), _images),
-    "CARN-M, two groups": (lambda: Carn(width=8, stages=2, groups=2), _images),
+    "CARN": (lambda: CARN(width=8, stages=2), _images),
+    "CARN-M, two groups": (lambda: CARN(width=8, stages=2, groups=2), _images),
     "YOLO C2f block": (C2f, _images),
     "BERT (transformers)": (bert, _tokens),
     "Llama (transformers)": (llama, _tokens),

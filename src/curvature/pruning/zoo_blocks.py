@@ -1,60 +1,9 @@
-"""Published architectures in miniature: CARN, the C2f block of YOLOv8, and language models of ``transformers``."""
+"""Published architectures in miniature: the C2f block of YOLOv8, and language models of ``transformers``."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-
-class ResidualPair(nn.Module):
-    """Two convolutions of ``groups`` groups and a skip connection, as in CARN (and CARN-M for several groups)."""
-
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__()
-        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1, groups=groups) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.second(F.relu(self.first(x))) + x)
-
-
-class Cascading(nn.Module):
-    """Three stages, each followed by a 1 x 1 convolution of all results so far."""
-
-    def __init__(self, width: int, stages: list[nn.Module]) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
-        self.fusions = nn.ModuleList(nn.Conv2d(width * (2 + index), width, 1) for index in range(len(stages)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = x
-        for stage, fusion in zip(self.stages, self.fusions, strict=True):
-            seen = torch.cat([seen, stage(x)], 1)
-            x = F.relu(fusion(seen))
-        return x
-
-
-class Carn(nn.Module):
-    """Super-resolution by cascading residual blocks (Ahn et al., ECCV 2018), without its constant shifts of colours.
-
-    Args:
-        width: channels; 64 in the paper.
-        stages: blocks of a cascade and cascades; 3 in the paper.
-        scale: factor of the resolution.
-        groups: of the convolutions in residual blocks; above 1 in CARN-M.
-    """
-
-    def __init__(self, width: int = 64, stages: int = 3, scale: int = 2, groups: int = 1) -> None:
-        super().__init__()
-        self.enter = nn.Conv2d(3, width, 3, padding=1)
-        inner = [Cascading(width, [ResidualPair(width, groups) for _ in range(stages)]) for _ in range(stages)]
-        self.body = Cascading(width, list(inner))
-        self.up, self.shuffle = nn.Conv2d(width, width * scale**2, 3, padding=1), nn.PixelShuffle(scale)
-        self.leave = nn.Conv2d(width, 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        image: Tensor = self.leave(self.shuffle(F.relu(self.up(self.body(self.enter(x))))))
-        return image
 
 
 class ConvBlock(nn.Sequential):

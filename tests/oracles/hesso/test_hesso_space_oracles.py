@@ -131,12 +131,12 @@ def test_o4_groups_of_a_vgg16():
 
 
 def test_o4_groups_of_carn():
-    from curvature.pruning.zoo_blocks import Carn
+    from curvature.models.super_resolution import CARN
 
-    model = Carn()
+    model = CARN()
     space = build_search_space(model, torch.randn(2, 3, 6, 6))
     assert count(model) == 964_163
-    assert space.size == 1408 and "up" in space.unprunable
+    assert space.size == 1408 and "up.0" in space.unprunable
 
 
 @pytest.mark.parametrize("name", ["BERT (transformers)", "Llama (transformers)", "Phi (transformers)"])
