@@ -33,6 +33,8 @@ VIT = [
     "callbacks.measures.draws=1",
     "+callbacks.step_time.repetitions=5",
 ]
+BERT = ["experiment=hesso", "+recipe=hesso_bert_desk", "data.train_articles=8", "data.test_articles=2"]
+CARN = ["experiment=hesso", "+recipe=hesso_carn_desk", "model.width=4", "model.stages=1", "data.patch_size=8"]
 SMALL = {
     "adamw": [*VIT, "optimizer=adamw"],
     "sam": [*VIT, "optimizer=sam"],
@@ -43,6 +45,8 @@ SMALL = {
     "spd_batchnorm": ["experiment=spd_batchnorm"],
     "grassmann_head": ["experiment=grassmann_head"],
     "hesso": ["experiment=hesso", "module.pretrain_steps=0"],
+    "hesso_bert": [*BERT, "optimizer.start_step=0", "optimizer.pruning_steps=null"],
+    "hesso_carn": [*CARN, "optimizer.start_step=0", "optimizer.pruning_steps=null"],
     "lml_diffusion": ["experiment=lml_diffusion", "module.steps=[5]", "module.samples=64"],
     "diffusion_gauge": ["experiment=diffusion_gauge"],
     "policy_gradient": ["experiment=policy_gradient", "data.trajectories=2", "data.environment.horizon=10"],

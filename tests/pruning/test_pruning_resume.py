@@ -17,6 +17,10 @@ CASES = {
     "cric": ["experiment=hesso", "optimizer=hesso_cric", "max_steps=40", "module.pretrain_steps=5",
              "optimizer.sampling_steps=2", "optimizer.max_cycle_period=4", "optimizer.hybrid_training_steps=8",
              "callbacks.slim.latency_repetitions=0"],
+    "super-resolution": ["experiment=hesso", "+recipe=hesso_carn_desk", "model.width=4", "model.stages=1",
+                         "data.patches_per_image=10", "data.patch_size=8", "data.batch_size=8", "max_steps=12",
+                         "optimizer.start_step=2", "optimizer.pruning_steps=8", "optimizer.pruning_periods=1",
+                         "callbacks.slim.latency_repetitions=0"],
     "callback": ["experiment=sam_vit", "+pruning=hesso", "max_steps=20", "callbacks.measures=null",
                  "callbacks.step_time=null", "callbacks.pruning.periods=2", "callbacks.pruning.latency_repetitions=0"],
 }  # fmt: skip

@@ -11,6 +11,7 @@ from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 from curvature.pruning import SearchSpace, build_search_space
 from curvature.training.classifier import Classifier
+from curvature.training.super_resolution import SuperResolution
 from curvature.training.supervised import Supervised
 
 
@@ -154,3 +155,11 @@ class Hesso(TrainedAndPruned, Classifier):
             self.criterion(self.model(inputs[chosen]), labels[chosen]).backward()
             optimizer.step()
         optimizer.zero_grad()
+
+
+class HessoSuperResolution(TrainedAndPruned, SuperResolution):
+    """Super-resolution by a network that is trained and pruned at once.
+
+    Args:
+        **options: see :class:`TrainedAndPruned` and :class:`curvature.training.super_resolution.SuperResolution`.
+    """
