@@ -21,6 +21,11 @@ CASES = {
                          "data.patches_per_image=10", "data.patch_size=8", "data.batch_size=8", "max_steps=12",
                          "optimizer.start_step=2", "optimizer.pruning_steps=8", "optimizer.pruning_periods=1",
                          "callbacks.slim.latency_repetitions=0"],
+    "question answering": ["experiment=hesso", "+recipe=hesso_bert_desk", "data.train_articles=8",
+                           "data.test_articles=2", "data.batch_size=8", "model.sizes.hidden_size=16", "max_steps=20",
+                           "model.sizes.hidden_dropout_prob=0.1", "optimizer.start_step=2",
+                           "optimizer.pruning_steps=12", "optimizer.pruning_periods=2",
+                           "callbacks.slim.latency_repetitions=0"],
     "callback": ["experiment=sam_vit", "+pruning=hesso", "max_steps=20", "callbacks.measures=null",
                  "callbacks.step_time=null", "callbacks.pruning.periods=2", "callbacks.pruning.latency_repetitions=0"],
 }  # fmt: skip

@@ -11,6 +11,7 @@ from curvature.data.seeds import derive
 from curvature.errors import ConfigError
 from curvature.pruning import SearchSpace, build_search_space
 from curvature.training.classifier import Classifier
+from curvature.training.question_answering import QuestionAnswering
 from curvature.training.super_resolution import SuperResolution
 from curvature.training.supervised import Supervised
 
@@ -162,4 +163,12 @@ class HessoSuperResolution(TrainedAndPruned, SuperResolution):
 
     Args:
         **options: see :class:`TrainedAndPruned` and :class:`curvature.training.super_resolution.SuperResolution`.
+    """
+
+
+class HessoQuestionAnswering(QuestionAnswering, TrainedAndPruned):
+    """Question answering by a network that is trained and pruned at once.
+
+    Args:
+        **options: see :class:`TrainedAndPruned` and :class:`curvature.training.question_answering.QuestionAnswering`.
     """
