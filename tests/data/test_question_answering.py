@@ -206,11 +206,22 @@ def test_what_cannot_work_is_said(tmp_path):
         read(tmp_path, train_articles=2, val_share=0.9)
 
 
-@pytest.mark.parametrize("content", ["no JSON", "[]", '{"data": [{"paragraphs": [{"context": "a"}]}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no JSON",
+        "[]",
+        '{"data": []}',
+        '{"data": [{"paragraphs": []}]}',
+        '{"data": [{"paragraphs": [{"context": "a"}]}]}',
+        '{"data": [{"paragraphs": [{"context": 1, "qas": [{"id": 0, "question": "", "answers": [{"text": "a", '
+        '"answer_start": 0}]}]}]}]}',
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tmp_path, content):
     files(tmp_path)
     (tmp_path / "squad" / "dev-v1.1.json").write_text(content)
-    with pytest.raises(ConfigError, match="data_root"):
+    with pytest.raises(ConfigError, match=r"data_root.*dev-v1"):
         read(tmp_path)
 
 
@@ -219,5 +230,5 @@ def test_an_answer_that_is_not_in_its_place_is_refused(tmp_path):
     articles = generated_articles(2, 1)
     articles["data"][1]["paragraphs"][0]["qas"][2]["answers"][0]["answer_start"] += 1
     (tmp_path / "squad" / "dev-v1.1.json").write_text(json.dumps(articles))
-    with pytest.raises(ConfigError, match="of question 1-1-0-2"):
+    with pytest.raises(ConfigError, match="not as of question 1-1-0-2"):
         read(tmp_path)

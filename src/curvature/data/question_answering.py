@@ -17,6 +17,8 @@ from curvature.errors import ConfigError
 
 Examples = tuple[Inputs, torch.Tensor]
 
+FILES = {"train": "train-v1.1.json", "test": "dev-v1.1.json"}
+
 
 class QuestionAnsweringDataModule(StreamedDataModule):
     """``<root>/<name>/{train,dev}-v1.1.json``: questions whose answers are spans of their paragraphs.
@@ -95,7 +97,7 @@ class QuestionAnsweringDataModule(StreamedDataModule):
         Raises:
             ConfigError: a file that is missing or no JSON.
         """
-        return {"train": self._json("train-v1.1.json"), "test": self._json("dev-v1.1.json")}
+        return {split: self._json(name) for split, name in FILES.items()}
 
     def tokenizer(self) -> Any:
         """The fast tokenizer of ``transformers``.
@@ -123,10 +125,7 @@ class QuestionAnsweringDataModule(StreamedDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        questions = {
-            split: _questions(content, f"{split} articles", self.articles[split])
-            for split, content in self.load().items()
-        }
+        questions = {split: _questions(content, split, self.articles[split]) for split, content in self.load().items()}
         order = permutation(len(questions["train"]), derive("val", self.seed))
         held = max(1, round(self.val_share * len(order)))
         if held >= len(order):
@@ -282,7 +281,7 @@ class _QuestionBatches(_TrainingWindows):
         return *self.windows.examples(rows), torch.from_numpy(rows)
 
 
-def _questions(content: Any, where: str, articles: int | None) -> list[Sequence[Question]]:
+def _questions(content: Any, split: str, articles: int | None) -> list[Sequence[Question]]:
     """Questions of every article.
 
     Raises:
@@ -302,14 +301,20 @@ def _questions(content: Any, where: str, articles: int | None) -> list[Sequence[
             ]
             for article in content["data"][:articles]
         ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError("data_root", where, f"the layout of SQuAD v1.1 ({error!r})") from error
-    if len(found) < (articles or 1):
-        raise ConfigError(f"data.{where.replace(' ', '_')}", articles, f"at most {len(found)}, all there are")
-    for question in (question for article in found for question in article):
-        if not question.answers or any(not question.context.startswith(text, at) for at, text in question.answers):
-            raise ConfigError("data_root", where, f"answers that are in their places; of question {question.identity}")
-    return found
+        asked = [question for article in found for question in article]
+        misplaced = [
+            question.identity
+            for question in asked
+            if not question.answers or not all(question.context.startswith(text, at) for at, text in question.answers)
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError("data_root", FILES[split], f"the layout of SQuAD v1.1 ({error!r})") from error
+    if articles is not None and len(found) < articles:
+        raise ConfigError(f"data.{split}_articles", articles, f"at most {len(found)}, all there are")
+    if misplaced or not asked:
+        reason = f"answers in their places, not as of question {misplaced[0]}" if misplaced else "questions"
+        raise ConfigError("data_root", FILES[split], reason)
+    return [article for article in found if article]
 
 
 def _whole(batch: Any) -> Any:
