@@ -23,7 +23,7 @@ def luminance(images: Tensor) -> Tensor:
 def luminance_psnr(outputs: Tensor, targets: Tensor, border: int) -> Tensor:
     """Peak signal-to-noise ratio of every image, (B,) in dB, between Y channels, with the peak at 1.
 
-    Outputs are rounded to 8 bits first, as an image that is saved would be; Y is not.
+    Images are rounded to 8 bits first, as they are when they are saved; Y is not.
 
     Args:
         outputs, targets: (B, 3, H, W), RGB in [0, 1].
@@ -32,8 +32,10 @@ def luminance_psnr(outputs: Tensor, targets: Tensor, border: int) -> Tensor:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     inside = slice(border, -border if border else None)
-    rounded = outputs.clamp(0.0, 1.0).mul(255.0).round().div(255.0)
-    ours, theirs = (luminance(images.double())[..., inside, inside] for images in (rounded, targets))
+    ours, theirs = (
+        luminance(images.double().clamp(0.0, 1.0).mul(255.0).round().div(255.0))[..., inside, inside]
+        for images in (outputs, targets)
+    )
     return peak_signal_noise_ratio(ours, theirs, data_range=1.0, dim=(1, 2, 3), reduction="none")
 
 

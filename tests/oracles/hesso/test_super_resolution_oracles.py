@@ -40,6 +40,7 @@ def test_psnr_of_a_constant_error_is_its_logarithm(levels):
 def test_outputs_are_rounded_to_eight_bits_and_clipped():
     assert torch.isinf(luminance_psnr(grey(100.4), grey(100), border=0)).all()
     assert torch.isinf(luminance_psnr(grey(300), grey(255), border=0)).all()
+    assert torch.isinf(luminance_psnr(grey(199).bfloat16(), grey(199), border=0)).all()
 
 
 def test_the_border_alone_is_left_out():
