@@ -33,7 +33,13 @@ VIT = [
     "callbacks.measures.draws=1",
     "+callbacks.step_time.repetitions=5",
 ]
-BERT = ["experiment=hesso", "+recipe=hesso_bert_desk", "data.train_articles=8", "data.test_articles=2"]
+BERT = [
+    "experiment=hesso",
+    "+recipe=hesso_bert_desk",
+    "data.train_articles=8",
+    "data.test_articles=2",
+    "data.batch_size=8",
+]
 CARN = ["experiment=hesso", "+recipe=hesso_carn_desk", "model.width=4", "model.stages=1", "data.patch_size=8"]
 SMALL = {
     "adamw": [*VIT, "optimizer=adamw"],
