@@ -149,11 +149,19 @@ class MetricHead(nn.Module):
         num_classes: number of classes.
         loss: factory taking ``num_classes`` and ``embedding_size``, e.g. a partial of
             ``pytorch_metric_learning.losses.ArcFaceLoss``.
+
+    Raises:
+        ConfigError: the loss cannot be built, or does not give logits.
     """
 
     def __init__(self, in_features: int, num_classes: int, loss: Callable[..., Any]) -> None:
         super().__init__()
-        self.metric: Any = loss(num_classes=num_classes, embedding_size=in_features)
+        try:
+            self.metric: Any = loss(num_classes=num_classes, embedding_size=in_features)
+            with torch.no_grad():
+                self.forward(torch.zeros(1, in_features))
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError("model.head.loss", loss, f"a loss that gives logits; {error}") from error
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.metric.get_logits(features)

@@ -61,7 +61,7 @@ class Supervised(pl.LightningModule):
         try:
             self.configure_optimizers()
         except (TypeError, ValueError) as error:
-            raise CurvatureError(f"no optimizer with its schedule can be built of this config: {error}") from error
+            raise CurvatureError(f"optimizer cannot be built with its schedule: {error}") from error
         self._check_model(datamodule)
 
     @torch.no_grad()
