@@ -24,5 +24,6 @@ def test_all_figures_are_drawn(tmp_path, monkeypatch, capsys):
     figures.main(arguments)
     for name in ("arms", "landscape", "attention"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "arms_cifar10.png").exists()
     lines = [line for line in capsys.readouterr().out.splitlines() if "mean entropy" in line]
     assert len(lines) == 2 and all("uniform is 2.773" in line for line in lines)

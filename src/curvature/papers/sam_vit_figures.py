@@ -1,8 +1,8 @@
 """Figures of experiments/sam_vit from its finished runs: ``python -m curvature.papers.sam_vit_figures outputs=DIR``.
 
-``arms.csv``: what every run came to, with the means over seeds printed; ``arms.png``: every seed of every arm;
-``landscape.png``: losses of all arms on one grid of filter-normalised directions; ``attention.png``: what the class
-token looks at, from two further runs that are made if they are missing.
+``arms.csv``: what every run came to, with the means over seeds printed; ``arms.png``: every seed of every arm, and
+``arms_cifar10.png`` of those on CIFAR-10; ``landscape.png``: losses of all arms on one grid of filter-normalised
+directions; ``attention.png``: what the class token looks at, from two further runs that are made if they are missing.
 """
 
 import sys
@@ -65,8 +65,17 @@ def trained(cfg: DictConfig) -> tuple[torch.nn.Module, Any]:
     return model.double().eval(), data
 
 
-def draw_arms(page: Page, path: Path) -> None:
-    """Points are seeds, bars means; one panel for each metric."""
+def draw_arms(page: Page, path: Path, suffix: str = "") -> None:
+    """Points are seeds, bars means; one panel for each metric.
+
+    Args:
+        page: the finished runs.
+        path: the PNG file.
+        suffix: what the names of the arms end with; without any of their runs nothing is drawn.
+    """
+    arms = {f"{short}-{kind}{suffix}" for short in ARCHITECTURES for kind in ("base", "sam")}
+    if not any(run.planned.arm in arms for run in page.runs):
+        return
     plt = pyplot()
     figure, panels = plt.subplots(
         1, len(METRICS), figsize=(3.2 * len(METRICS), 3.2), layout="constrained", squeeze=False
@@ -74,7 +83,7 @@ def draw_arms(page: Page, path: Path) -> None:
     for panel, (metric, label) in zip(panels[0], METRICS.items(), strict=True):
         for place, short in enumerate(ARCHITECTURES):
             for shift, kind, colour in ((-0.2, "base", "tab:gray"), (0.2, "sam", "tab:blue")):
-                values = [run.metrics[metric] for run in page.runs if run.planned.arm == f"{short}-{kind}"]
+                values = [run.metrics[metric] for run in page.runs if run.planned.arm == f"{short}-{kind}{suffix}"]
                 panel.plot([place + shift] * len(values), values, "o", color=colour, alpha=0.5, markersize=4)
                 if values:
                     panel.plot(
@@ -165,6 +174,7 @@ def main(arguments: Sequence[str]) -> None:
     write_arms(page, folder / "arms.csv", KEPT)
     print(markdown_of_arms(folder / "arms.csv", COLUMNS))
     draw_arms(page, folder / "arms.png")
+    draw_arms(page, folder / "arms_cifar10.png", "-cifar10")
     draw_landscape(arguments, folder / "landscape.png")
     draw_attention(arguments, folder / "attention.png")
 
