@@ -166,9 +166,14 @@ class SlimReport(pl.Callback):
 
     Args:
         latency_repetitions: forward passes for the latency; 0 does not measure it.
+
+    Raises:
+        ConfigError: a negative number of them.
     """
 
     def __init__(self, latency_repetitions: int = 20) -> None:
+        if latency_repetitions < 0:
+            raise ConfigError("callbacks.slim.latency_repetitions", latency_repetitions, "an integer >= 0")
         self.latency_repetitions = latency_repetitions
         self.results: dict[str, float] = {}
         self._history: list[tuple[int, float]] = []

@@ -9,6 +9,14 @@ from torch.nn import functional as F
 from curvature.errors import ConfigError
 
 
+def check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a size or a number, by the names ``transformers`` gives them, that is below 1."""
+    for name, value in sizes.items():
+        counted = name.startswith(("num_", "max_position")) or name.endswith("_size")
+        if counted and isinstance(value, int | float) and value < 1:
+            raise ConfigError(f"model.sizes.{name}", value, "an integer >= 1")
+
+
 class CausalLM(nn.Module):
     """Logits of the next token.
 
@@ -25,6 +33,7 @@ class CausalLM(nn.Module):
         from transformers import AutoConfig, AutoModelForCausalLM
 
         super().__init__()
+        check_sizes(sizes or {})
         try:
             config = AutoConfig.for_model(architecture, vocab_size=vocabulary, use_cache=False, **(sizes or {}))
             self.network: nn.Module = AutoModelForCausalLM.from_config(config)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvature.errors import ConfigError
+from curvature.models.language import check_sizes
 
 HEAD = "qa_outputs."
 """What a checkpoint of pretraining lacks."""
@@ -38,6 +39,7 @@ class BertQuestionAnswering(nn.Module):
             raise ConfigError("model.vocabulary", vocabulary, "an integer >= 1")
         if unknown := sorted({*(sizes or {})} - {*BertConfig().to_dict()}):
             raise ConfigError("model.sizes", unknown, "arguments of BertConfig")
+        check_sizes(sizes or {})
         if checkpoint is not None:
             self.network: nn.Module = _loaded(checkpoint, vocabulary)
         else:

@@ -47,7 +47,7 @@ def vision_transformer(
     Raises:
         ConfigError: sizes that do not fit together.
     """
-    _check_patches(image_shape, patch_size)
+    _check_patches(image_shape, patch_size, depth)
     if heads < 1 or width % heads:
         raise ConfigError("model.heads", heads, f"a divisor of the width, {width}")
     if pool not in ("token", "avg"):
@@ -93,7 +93,7 @@ def mlp_mixer(
         channels_mlp_width: hidden units of the channel-mixing MLPs.
         drop_path_rate: stochastic depth, the share of samples that skip a block.
     """
-    _check_patches(image_shape, patch_size)
+    _check_patches(image_shape, patch_size, depth)
     from timm.models.mlp_mixer import MlpMixer
 
     network = MlpMixer(
@@ -187,12 +187,14 @@ def parameter_count(build: Callable[[], nn.Module]) -> int:
         return sum(parameter.numel() for parameter in build().parameters())
 
 
-def _check_patches(image_shape: Sequence[int], patch_size: int) -> None:
+def _check_patches(image_shape: Sequence[int], patch_size: int, depth: int) -> None:
     side = image_shape[-1]
     if image_shape[-2] != side:
         raise ConfigError("data.image_shape", list(image_shape), "square images")
     if patch_size < 1 or side % patch_size:
         raise ConfigError("model.patch_size", patch_size, f"a divisor of the image's side, {side}")
+    if depth < 1:
+        raise ConfigError("model.depth", depth, "an integer >= 1")
 
 
 def _gelu(tanh: bool) -> Callable[[], nn.Module]:
