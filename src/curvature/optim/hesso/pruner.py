@@ -1,6 +1,8 @@
 """Hybrid training: redundant groups shrink to zero period by period while everything else is trained."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -214,39 +216,43 @@ class _Slices:
 
     def __init__(self, p: Tensor, dim: int, index: Tensor) -> None:
         self.p, self.dim, self.index = p, dim, index
-        self._rows: tuple[int, list[Tensor]] = 0, []
+        self._factor = p.new_empty(())
         self._marks: Tensor | None = None
+        self._runs: tuple[int, list[Tensor]] = 0, []
 
     def scale_(self, factor: float) -> None:
         p, dim, index = self.p, self.dim, self.index
-        if not factor:
+        if not factor and dim == 0 and p.ndim > 1:
+            torch._foreach_zero_(self._views())
+        elif not factor:
             p.index_fill_(dim, index, 0.0)
-        elif dim == 0 and p.ndim > 1 and p.is_contiguous():
-            # A step of torch's fused SGD along the rows themselves: one pass, no copy, one call for all rows.
-            rows = self._views()
-            torch._fused_sgd_(
-                rows,
-                rows,
-                [],
-                lr=1.0 - factor,
-                weight_decay=0.0,
-                momentum=0.0,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                is_first_step=False,
-            )
-        elif p.ndim == 1:
+        elif p.ndim > 1:
+            # One pass over the slices, without a copy of them and in one call.
+            _announce_index_reduce()
+            source = self._factor.fill_(factor).expand(*p.shape[:dim], len(index), *p.shape[dim + 1 :])
+            p.index_reduce_(dim, index, source, "prod")
+        else:
             if self._marks is None:
                 self._marks = torch.zeros_like(p).index_fill_(0, index, 1.0)
             p.addcmul_(p, self._marks, value=factor - 1.0)
-        else:
-            p.index_add_(dim, index, p.index_select(dim, index), alpha=factor - 1.0)
 
     def _views(self) -> list[Tensor]:
-        if self._rows[0] != self.p.data_ptr():
-            self._rows = self.p.data_ptr(), [self.p.detach()[row] for row in self.index.tolist()]
-        return self._rows[1]
+        """The slices, those side by side as one: zeroing them so takes a third of the time of ``index_fill_``."""
+        if self._runs[0] != self.p.data_ptr():
+            index = self.index.sort().values
+            ends = (index.diff() != 1).nonzero().flatten() + 1
+            p = self.p.detach()
+            runs = [p[int(run[0]) : int(run[-1]) + 1] for run in index.tensor_split(ends) if len(run)]
+            self._runs = self.p.data_ptr(), runs
+        return self._runs[1]
+
+
+@cache
+def _announce_index_reduce() -> None:
+    """Torch's one warning that ``index_reduce`` is in beta is spent where nobody has to read it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.ones(1).index_reduce_(0, torch.zeros(1, dtype=torch.int64), torch.ones(1), "prod")
 
 
 def _scale(slices: Sequence[_Slices], factor: float) -> None:
