@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from curvature.papers.page import Page, PageRun, finished_page, shrink, write_arms
+from curvature.papers.page import Page, PageRun, arms_table, finished_page, shrink, write_arms
 from curvature.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -94,11 +94,13 @@ def main(arguments: Sequence[str]) -> None:
     """Draw into the folder of the paper's page.
 
     Args:
-        arguments: Hydra overrides on ``experiment=hesso``.
+        arguments: Hydra overrides on ``experiment=hesso``; with ``experiment=lab/hesso`` only the table is written.
     """
-    page = finished_page(["experiment=hesso", *arguments])
+    page = finished_page(arguments, experiment="hesso")
     folder = page.claims.parent
-    write_arms(page, folder / "arms.csv", KEPT)
+    write_arms(page, arms_table(page), KEPT)
+    if page.config.scale != "desk":
+        return
     accuracy_figure(page).savefig(folder / "accuracy.png", dpi=80)
     shrink(folder / "accuracy.png", folder / "accuracy.png")
     first = next((run.planned for run in _of(page, SALIENCY) if run.planned.seed == 0), None)
