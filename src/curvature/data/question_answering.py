@@ -69,10 +69,9 @@ class QuestionAnsweringDataModule(StreamedDataModule):
         order_seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_workers)
         lower = {"max_length": (max_length, 5), "stride": (stride, 0), "eval_batch_size": (eval_batch_size, 1)}
-        lower |= {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
-        lower |= {"seed": (seed, 0), "order_seed": (order_seed, 0)}
+        lower |= {"batch_size": (batch_size, 1), "seed": (seed, 0), "order_seed": (order_seed, 0)}
         if train_articles is not None:
             lower["train_articles"] = (train_articles, 2)
         if test_articles is not None:
@@ -85,7 +84,7 @@ class QuestionAnsweringDataModule(StreamedDataModule):
         self.folder = None if root is None else Path(root) / name
         self.vocabulary, self.lowercase = vocabulary, lowercase
         self.max_length, self.stride, self.val_share = max_length, stride, val_share
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.articles = {"train": train_articles, "test": test_articles}
         self.seed, self.order_seed = seed, order_seed
         self.splits: dict[str, Windows] = {}
@@ -200,20 +199,6 @@ class QuestionAnsweringDataModule(StreamedDataModule):
         sampler = InOrder(len(windows.questions), self.eval_batch_size, *self._process())
         return self._loader(_QuestionBatches(windows), sampler)
 
-    def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
-    def _loader(self, batches: Dataset[Any], sampler: Any, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            batches,
-            batch_sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_whole,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),
-            **options,
-        )
-
 
 class GeneratedQuestionsDataModule(QuestionAnsweringDataModule):
     """The corpus of :mod:`curvature.data.generated_questions`, with its own vocabulary; nothing is read from disk.
@@ -315,7 +300,3 @@ def _questions(content: Any, split: str, articles: int | None) -> list[Sequence[
         reason = f"answers in their places, not as of question {misplaced[0]}" if misplaced else "questions"
         raise ConfigError("data_root", FILES[split], reason)
     return [article for article in found if article]
-
-
-def _whole(batch: Any) -> Any:
-    return batch

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from curvature.callbacks.pruning import example_batch
 from curvature.data.seeds import derive
@@ -58,18 +57,11 @@ class TrainedAndPruned(Supervised):
     def on_after_backward(self) -> None:
         self._counts["backward"] += 1
 
-    def optimizer_step(self, inputs: Any, targets: Any) -> torch.Tensor:  # type: ignore[override]
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        loss = self.training_loss(inputs, targets)
-        self.manual_backward(loss)
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm, foreach=True)
+    def update(self, optimizer: Any, loss: torch.Tensor) -> None:
         # HESSO-CRIC compares losses while it samples.
-        optimizer.step(lambda: loss.detach())
+        optimizer.step(lambda: loss)
         self._counts["steps"] += 1
         self._counts["idle"] += getattr(optimizer.optimizer, "phase", "") in ("projection", "cycle")
-        return loss.detach()
 
     def on_train_end(self) -> None:
         steps = max(1, self._counts["steps"])

@@ -1,15 +1,16 @@
 """Figures of experiments/hesso from its finished runs: ``python -m curvature.papers.hesso_figures``.
 
-``arms.csv``: what every run came to; ``accuracy.png``: test accuracy of every seed over the share of groups that is
-removed, on the rescaled network, and over the survivors of the smallest layer; ``saliency.png``: what seed 0 left of
-progressive pruning at 0.93. Arguments are Hydra overrides, e.g. ``outputs=DIR``.
+``arms.csv`` (``arms.lab.csv``): what every run came to, with the means over seeds printed; ``accuracy.png``: test
+accuracy of every seed over the share of groups that is removed, on the rescaled network, and over the survivors of the
+smallest layer; ``saliency.png``: what seed 0 left of progressive pruning at 0.93. Arguments are Hydra overrides, e.g.
+``outputs=DIR``.
 """
 
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from curvature.papers.page import Page, PageRun, arms_table, finished_page, shrink, write_arms
+from curvature.papers.page import Page, PageRun, arms_table, finished_page, markdown_of_arms, shrink, write_arms
 from curvature.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ KEPT = (
     "test/accuracy", "groups/", "params/left", "macs/left", "latency/left", "slim/max_difference", "passes/",
     "control/", "cric/", "one_point/", "pooled/", "taylor/", "zoo/",
 )  # fmt: skip
+COLUMNS = {
+    "test/accuracy": "test accuracy",
+    "params/left": "parameters left",
+    "macs/left": "operations left",
+    "groups/zero": "groups removed",
+}
 SERIES = {
     "HESSO, five periods": {
         "mlp-50": 0.5,
@@ -99,6 +106,7 @@ def main(arguments: Sequence[str]) -> None:
     page = finished_page(arguments, experiment="hesso")
     folder = page.claims.parent
     write_arms(page, arms_table(page), KEPT)
+    print(markdown_of_arms(arms_table(page), COLUMNS))
     if page.config.scale != "desk":
         return
     accuracy_figure(page).savefig(folder / "accuracy.png", dpi=80)

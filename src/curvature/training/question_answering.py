@@ -41,10 +41,6 @@ class QuestionAnswering(Supervised):
         logits: torch.Tensor = self.model(**inputs)
         return logits
 
-    def training_loss(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-        loss: torch.Tensor = self.criterion(self(inputs), targets)
-        return loss
-
     def check_data(self, datamodule: Any, processes: int = 1) -> None:
         """Raises ConfigError if the model knows too few tokens or positions, or what the base class finds.
 

@@ -100,18 +100,22 @@ class Supervised(pl.LightningModule):
 
     def optimizer_step(self, inputs: Any, targets: Any) -> torch.Tensor:  # type: ignore[override]
         """One update of the weights on one batch; returns the detached mean loss at the weights before it."""
-        optimizer = self.optimizers()
-        optimizer.zero_grad()  # type: ignore[union-attr]
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
         loss = self.training_loss(inputs, targets)
         self.manual_backward(loss)
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm, foreach=True)
-        optimizer.step()  # type: ignore[union-attr]
+        self.update(optimizer, loss.detach())
         return loss.detach()
+
+    def update(self, optimizer: Any, loss: torch.Tensor) -> None:
+        """The optimiser's step, once gradients are there; ``loss`` is that of the batch."""
+        optimizer.step()
 
     def training_loss(self, inputs: Any, targets: Any) -> torch.Tensor:
         """Mean loss of a training batch."""
-        loss: torch.Tensor = self.criterion(self.model(inputs), targets)
+        loss: torch.Tensor = self.criterion(self(inputs), targets)
         return loss
 
     def log_step(self, values: dict[str, torch.Tensor]) -> None:
