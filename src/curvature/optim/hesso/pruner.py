@@ -24,6 +24,8 @@ from curvature.optim.hesso.selection import lowest, lowest_as_released, removabl
 from curvature.pruning.space import SearchSpace
 
 SELECTIONS = ("masked", "oto")
+REDUCED = (torch.float32, torch.float64)
+"""Types that torch's ``index_reduce_`` multiplies on a CPU; bfloat16 it does not."""
 
 
 class GroupPruner:
@@ -225,6 +227,8 @@ class _Slices:
             torch._foreach_zero_(self._views())
         elif not factor:
             p.index_fill_(dim, index, 0.0)
+        elif p.dtype not in REDUCED:
+            p.index_copy_(dim, index, p.index_select(dim, index) * factor)
         else:
             # One pass over the slices, without a copy of them and in one call.
             _announce_index_reduce()
