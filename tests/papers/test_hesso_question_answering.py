@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -46,6 +47,29 @@ def test_bert_base_has_its_size_and_the_recipe_its_steps():
     assert cfg.optimizer.start_step == cfg.optimizer.pruning_steps == 2 * epoch
     assert (cfg.lr, cfg.optimizer.variant, cfg.optimizer.target_group_sparsity) == (3e-5, "adamw", 0.1)
     assert (cfg.data.max_length, cfg.data.stride, cfg.optimizer.pruning_periods) == (384, 128, 10)
+    assert (cfg.optimizer.direction, cfg.optimizer.weight_decay, cfg.module.max_grad_norm) == ("variant", 0.01, None)
+    assert cfg.data.batch_size == 12 and cfg.module.get("longest_answer", 30) == 30
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    schedule = instantiate(cfg.schedule)(torch.optim.SGD([parameter], lr=1.0), max_steps=cfg.max_steps)
+    rates = [schedule.lr_lambdas[0](step) for step in (0, cfg.max_steps // 2, cfg.max_steps)]
+    assert rates == pytest.approx([1.0, 0.5, 0.0], abs=1e-4)
+
+
+def test_logits_at_the_labels_answer_everything_whichever_window_holds_the_answer():
+    data = instantiate(composed().data, train_articles=8, test_articles=4)
+    data.setup()
+    windows = data.splits["test"]
+    rows = windows.of_questions(np.arange(len(windows.questions)))
+    _, labels = windows.examples(rows)
+    assert len(rows) > len(windows.questions) and (labels == 0).all(1).any()
+    logits = torch.zeros(len(rows), windows.input_ids.shape[1], 2)
+    answered = labels.any(1).nonzero().flatten()
+    for side in (0, 1):
+        logits[answered, labels[answered, side], side] = 9.0
+    found = SQuAD()(*windows.answers(torch.from_numpy(rows), logits))
+    assert (float(found["f1"]), float(found["exact_match"])) == (100.0, 100.0)
+    logits[answered] = 0.0
+    assert float(SQuAD()(*windows.answers(torch.from_numpy(rows), logits))["exact_match"]) < 50.0
 
 
 def test_desk_model_has_the_vocabulary_of_the_generated_corpus():

@@ -36,7 +36,7 @@ def test_the_papers_setting_is_that_of_the_sheet():
     assert (cfg.paper, cfg.scale, cfg.lr, cfg.max_grad_norm, cfg.max_steps) == ("hesso", "paper", 1e-4, 10.0, 600_000)
     assert (cfg.data.scale, cfg.data.patch_size, cfg.data.batch_size) == (2, 64, 64)
     wanted = {"variant": "adam", "target_group_sparsity": 0.6, "start_step": 60_000, "pruning_steps": 60_000,
-              "pruning_periods": 10, "weight_decay": 0.0}  # fmt: skip
+              "pruning_periods": 10, "weight_decay": 0.0, "direction": "variant", "adam": "torch"}  # fmt: skip
     assert wanted == {key: cfg.optimizer[key] for key in wanted}
     assert cfg.module.border == 2
     assert parameter_count(lambda: instantiate(cfg.model)) == 964_163

@@ -21,7 +21,8 @@ SYMMETRIES = 8
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:
     """Bicubic resampling as in PIL: a = -0.5, and with antialiasing where pixels become fewer.
 
-    MATLAB's ``imresize``, which made the low resolution that DIV2K is distributed with, differs near borders alone.
+    MATLAB's ``imresize``, which made the low resolution that DIV2K is distributed with, treats borders otherwise, and
+    rounds otherwise, so that some pixels inside differ by one level.
 
     Args:
         images: (..., C, H, W), uint8 or real; uint8 stays uint8.

@@ -204,7 +204,8 @@ class GeneratedQuestionsDataModule(QuestionAnsweringDataModule):
     """The corpus of :mod:`curvature.data.generated_questions`, with its own vocabulary; nothing is read from disk.
 
     Args:
-        train_articles, test_articles: regions of the training and of the test corpus; all their names are new.
+        train_articles, test_articles: regions of the training and of the test corpus. Paragraphs and
+            combinations are drawn anew, but names of towns may occur in both.
         facts: sentences of a paragraph.
         paragraphs: of an article.
         seed: of the corpus and of the articles for validation.

@@ -13,7 +13,7 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class ResidualPair(nn.Module):
-    """Two convolutions of ``groups`` groups and a skip connection, as in CARN (and CARN-M for several groups)."""
+    """Two convolutions of ``groups`` groups and a skip connection, as in CARN."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class CARN(nn.Module):
         width: channels.
         stages: residual blocks of a cascade, and cascades.
         scale: factor of the resolution: 2, 3 or 4; 4 is twice 2.
-        groups: of the convolutions in residual blocks; above 1 in CARN-M.
+        groups: of the convolutions in residual blocks. CARN-M has them too, but also shares its blocks, which is not
+            done here.
         mean: of red, green and blue, subtracted from the input and added to the output.
 
     Raises:

@@ -343,7 +343,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "hard-coded view": (HardCoded, _images),
     "frozen layer": (Frozen, _vectors),
     "CARN": (lambda: CARN(width=8, stages=2), _images),
-    "CARN-M, two groups": (lambda: CARN(width=8, stages=2, groups=2), _images),
+    "CARN, two groups": (lambda: CARN(width=8, stages=2, groups=2), _images),
     "YOLO C2f block": (C2f, _images),
     "BERT (transformers)": (bert, _tokens),
     "Llama (transformers)": (llama, _tokens),

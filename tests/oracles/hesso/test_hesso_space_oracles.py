@@ -21,7 +21,7 @@ GROUPS = {
     "gated linear unit": 13, "transposed convolution": 14, "pixel shuffle": 8, "sigmoid and softplus": 16,
     "bare scale, flattened": 8, "grouped convolution": 14, "LSTM": 10, "nn.MultiheadAttention": 12,
     "tied autoencoder, functional": 0, "data-dependent branch": 0, "hard-coded view": 10, "frozen layer": 8,
-    "CARN": 88, "CARN-M, two groups": 56, "YOLO C2f block": 28, "BERT (transformers)": 72,
+    "CARN": 88, "CARN, two groups": 56, "YOLO C2f block": 28, "BERT (transformers)": 72,
     "Llama (transformers)": 68, "Phi (transformers)": 72,
 }  # fmt: skip
 
